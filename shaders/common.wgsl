@@ -1,0 +1,14 @@
+// Put in front of every shader: reading 16-bit floats that are kept in 32-bit words, and sums over a workgroup's lanes.
+
+const LOWEST: f32 = -3.4028234663852886e38;
+
+// Storage of a value: 0 f32, 1 f16, 2 bf16.
+fn unpack2(word: u32, dtype: u32) -> vec2<f32> {
+    if dtype == 2u {
+        return vec2(bitcast<f32>(word << 16u), bitcast<f32>(word & 0xffff0000u));
+    }
+    return unpack2x16float(word);
+}
+
+// Width of the grid that ops::grid makes.
+const GRID_X: u32 = 32768u;

@@ -1,0 +1,47 @@
+// y = weight * x * rsqrt(mean(x^2) + eps), a workgroup a row; statistics in f32.
+
+override LANES: u32 = 64u;
+
+struct Params {
+    count: u32,
+    width: u32,
+    rows: u32,
+    stride: u32,
+    first: u32,
+    x_width: u32,
+    x_column: u32,
+    eps: f32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;             // [_, x_width]
+@group(0) @binding(1) var<storage, read> weight: array<f32>;        // [width]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;       // [count, width]
+@group(0) @binding(3) var<uniform> p: Params;
+
+var<workgroup> sums: array<f32, LANES>;
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let row = group.x + group.y * GRID_X;
+    if row >= p.count {
+        return;
+    }
+    let from_x = (row / p.rows * p.stride + p.first + row % p.rows) * p.x_width + p.x_column;
+    var sum = 0.0;
+    for (var i = lane; i < p.width; i += LANES) {
+        let v = x[from_x + i];
+        sum += v * v;
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    for (var half = LANES / 2u; half > 0u; half /= 2u) {
+        if lane < half {
+            sums[lane] += sums[lane + half];
+        }
+        workgroupBarrier();
+    }
+    let scale = inverseSqrt(sums[0] / f32(p.width) + p.eps);
+    for (var i = lane; i < p.width; i += LANES) {
+        y[row * p.width + i] = weight[i] * (x[from_x + i] * scale);
+    }
+}

@@ -1,0 +1,272 @@
+//! Where recordings run: a GPU by wgpu, or the CPU. Memory belongs to [`Pool`]s and goes when they are dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::Result;
+use crate::gpu::{Gpu, GpuPlan, GpuReader};
+use crate::host::{Host, HostPlan};
+use crate::recording::{Recording, fresh_id};
+use crate::tensor::{DType, Tensor};
+
+/// A place that runs recordings. Cloning it is cheap and names the same place.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    place: Place,
+    held_bytes: AtomicU64,
+    peak_bytes: AtomicU64,
+}
+
+enum Place {
+    Gpu(Gpu),
+    Host(Host),
+}
+
+/// The names and limits that a device shows to a person and to the planner.
+#[derive(Clone, Debug)]
+pub struct DeviceInfo {
+    pub name: String,
+    /// `Vulkan`, `Metal`, `Dx12`, `BrowserWebGpu`, or `CPU` for the CPU executor.
+    pub backend: String,
+    /// A software adapter's buffers are host memory.
+    pub software: bool,
+    pub subgroups: bool,
+    /// The largest buffer range, in bytes, that one binding may cover.
+    pub max_binding_bytes: u64,
+    /// The largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+}
+
+impl Device {
+    /// The CPU executor.
+    pub fn cpu() -> Device {
+        Device::new(Place::Host(Host::default()))
+    }
+
+    /// A GPU device that [`Gpu::open`] made.
+    pub fn gpu(gpu: Gpu) -> Device {
+        Device::new(Place::Gpu(gpu))
+    }
+
+    fn new(place: Place) -> Device {
+        Device(Arc::new(Inner { place, held_bytes: AtomicU64::new(0), peak_bytes: AtomicU64::new(0) }))
+    }
+
+    pub fn info(&self) -> DeviceInfo {
+        match &self.0.place {
+            Place::Gpu(gpu) => gpu.info(),
+            Place::Host(_) => DeviceInfo {
+                name: "CPU executor".into(),
+                backend: "CPU".into(),
+                software: true,
+                subgroups: false,
+                max_binding_bytes: u64::MAX,
+                max_buffer_bytes: u64::MAX,
+            },
+        }
+    }
+
+    /// The GPU behind this device, if it is one.
+    pub fn as_gpu(&self) -> Option<&Gpu> {
+        match &self.0.place {
+            Place::Gpu(gpu) => Some(gpu),
+            Place::Host(_) => None,
+        }
+    }
+
+    /// Bytes of all pools and plans now, and the most there ever were.
+    pub fn memory(&self) -> (u64, u64) {
+        (self.0.held_bytes.load(Ordering::Relaxed), self.0.peak_bytes.load(Ordering::Relaxed))
+    }
+
+    /// An empty pool.
+    pub fn pool(&self) -> Pool {
+        Pool { device: self.clone(), tensors: Vec::new() }
+    }
+
+    /// Copies bytes into a tensor at a byte offset that is a multiple of 4.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
+    pub fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
+        assert!(offset + bytes.len() <= tensor.size_bytes(), "write past the end of {tensor:?}");
+        match &self.0.place {
+            Place::Gpu(gpu) => gpu.write(tensor, offset, bytes),
+            Place::Host(host) => {
+                host.write(tensor, offset, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies f32 or u32 values into a tensor, from its start.
+    pub fn write_all<T: bytemuck::Pod>(&self, tensor: Tensor, values: &[T]) -> Result<()> {
+        self.write(tensor, 0, bytemuck::cast_slice(values))
+    }
+
+    /// Makes pipelines, bind groups, parameters and scratch memory for a recording, once.
+    ///
+    /// # Errors
+    /// `E_OOM`, `E_LIMIT`, `E_DEVICE_LOST` and `E_GPU` from the GPU.
+    pub fn prepare(&self, recording: &Recording) -> Result<Plan> {
+        let mut pool = self.pool();
+        let kind = match &self.0.place {
+            Place::Gpu(gpu) => PlanKind::Gpu(gpu.prepare(recording, &mut pool)?),
+            Place::Host(host) => {
+                for &tensor in &recording.scratch {
+                    pool.add(tensor)?;
+                }
+                PlanKind::Host(host.prepare(recording))
+            }
+        };
+        Ok(Plan { kind, _pool: pool, dispatches: recording.dispatches.len() })
+    }
+
+    /// Starts a plan. On a GPU this returns before the work is done; [`Reader::read`] waits for it.
+    pub fn run(&self, plan: &Plan) -> Result<()> {
+        match (&self.0.place, &plan.kind) {
+            (Place::Gpu(gpu), PlanKind::Gpu(plan)) => gpu.run(plan),
+            (Place::Host(host), PlanKind::Host(plan)) => host.run(plan),
+            _ => panic!("a plan runs on the device that prepared it"),
+        }
+    }
+
+    /// Prepares and runs a recording once.
+    pub fn play(&self, recording: &Recording) -> Result<()> {
+        if recording.dispatches.is_empty() {
+            return Ok(());
+        }
+        self.run(&self.prepare(recording)?)
+    }
+
+    /// A reader for up to `bytes` bytes at a time, which keeps its staging memory between reads.
+    pub fn reader(&self, bytes: usize) -> Result<Reader> {
+        let kind = match &self.0.place {
+            Place::Gpu(gpu) => Some(gpu.reader(bytes)?),
+            Place::Host(_) => None,
+        };
+        Ok(Reader { device: self.clone(), kind })
+    }
+
+    /// The bytes of a whole tensor, after all work started before.
+    pub async fn read_bytes(&self, tensor: Tensor) -> Result<Vec<u8>> {
+        let mut out = vec![0; tensor.size_bytes()];
+        self.reader(out.len())?.read(tensor, 0, &mut out).await?;
+        Ok(out)
+    }
+
+    /// The values of an f32 tensor, after all work started before.
+    pub async fn read_f32(&self, tensor: Tensor) -> Result<Vec<f32>> {
+        assert_eq!(tensor.dtype, DType::F32, "read_f32 of {tensor:?}");
+        Ok(bytemuck::pod_collect_to_vec(&self.read_bytes(tensor).await?))
+    }
+
+    /// The values of a u32 tensor, after all work started before.
+    pub async fn read_u32(&self, tensor: Tensor) -> Result<Vec<u32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.read_bytes(tensor).await?))
+    }
+}
+
+/// Owns tensors' memory; dropping it frees them all.
+pub struct Pool {
+    device: Device,
+    tensors: Vec<Tensor>,
+}
+
+impl Pool {
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Allocates a zeroed tensor.
+    ///
+    /// # Errors
+    /// `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
+    pub fn alloc(&mut self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let tensor = Tensor::new(fresh_id(), dtype, shape);
+        self.add(tensor)?;
+        Ok(tensor)
+    }
+
+    /// Allocates a tensor of f32 and fills it.
+    pub fn f32(&mut self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+        let tensor = self.alloc(DType::F32, shape)?;
+        self.device.write_all(tensor, values)?;
+        Ok(tensor)
+    }
+
+    /// Allocates a tensor of u32 and fills it.
+    pub fn u32(&mut self, shape: &[usize], values: &[u32]) -> Result<Tensor> {
+        let tensor = self.alloc(DType::U32, shape)?;
+        self.device.write_all(tensor, values)?;
+        Ok(tensor)
+    }
+
+    /// Bytes of this pool's tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.size_bytes() as u64).sum()
+    }
+
+    pub(crate) fn add(&mut self, tensor: Tensor) -> Result<()> {
+        let inner = &self.device.0;
+        let bytes = tensor.size_bytes() as u64;
+        match &inner.place {
+            Place::Gpu(gpu) => gpu.alloc(tensor, inner.held_bytes.load(Ordering::Relaxed))?,
+            Place::Host(host) => host.alloc(tensor),
+        }
+        let held = inner.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        inner.peak_bytes.fetch_max(held, Ordering::Relaxed);
+        self.tensors.push(tensor);
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for tensor in &self.tensors {
+            match &self.device.0.place {
+                Place::Gpu(gpu) => gpu.free(tensor.id),
+                Place::Host(host) => host.free(tensor.id),
+            }
+        }
+        self.device.0.held_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
+}
+
+/// A recording made ready to run again and again on one device.
+pub struct Plan {
+    kind: PlanKind,
+    _pool: Pool,
+    /// Dispatches a run.
+    pub dispatches: usize,
+}
+
+enum PlanKind {
+    Gpu(GpuPlan),
+    Host(HostPlan),
+}
+
+/// Brings bytes back from a device.
+pub struct Reader {
+    device: Device,
+    kind: Option<GpuReader>,
+}
+
+impl Reader {
+    /// Fills `out` from `tensor` at a byte offset, after all work started before. Offset and length are multiples of 4.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
+    pub async fn read(&self, tensor: Tensor, offset: usize, out: &mut [u8]) -> Result<()> {
+        match (&self.device.0.place, &self.kind) {
+            (Place::Gpu(gpu), Some(reader)) => gpu.read(reader, tensor, offset, out).await,
+            (Place::Host(host), _) => {
+                host.read(tensor, offset, out);
+                Ok(())
+            }
+            _ => unreachable!("a GPU's reader has staging memory"),
+        }
+    }
+}

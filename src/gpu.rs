@@ -1,0 +1,470 @@
+//! The GPU executor. No other file names wgpu.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::executor::{DeviceInfo, Pool};
+use crate::recording::{Access, Dispatch, Kernel, Recording};
+use crate::tensor::{DType, Tensor};
+
+/// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
+const PARAMS_ALIGN: usize = 256;
+/// Uploads wait for the device after this many bytes, so that staging memory stays small.
+const UPLOAD_WINDOW: usize = 16 << 20;
+/// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
+const DISPATCHES_A_SUBMISSION: usize = 512;
+
+const COMMON: &str = include_str!("../shaders/common.wgsl");
+
+/// An open WebGPU device with its buffers and pipelines.
+pub struct Gpu {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: DeviceInfo,
+    buffers: Mutex<HashMap<u32, wgpu::Buffer>>,
+    layouts: Mutex<HashMap<Vec<Access>, wgpu::BindGroupLayout>>,
+    pipelines: Mutex<HashMap<String, wgpu::ComputePipeline>>,
+    /// The first error that the device reported and nobody has been told of.
+    fault: Arc<Mutex<Option<Error>>>,
+    /// Why the device was lost.
+    lost: Arc<Mutex<Option<String>>>,
+    /// Bytes uploaded since the device last caught up.
+    pending_upload: Mutex<usize>,
+}
+
+/// A recording's pipelines, bind groups and grid sizes.
+pub struct GpuPlan {
+    steps: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
+}
+
+/// Staging memory for reads.
+pub struct GpuReader {
+    buffer: wgpu::Buffer,
+}
+
+/// An adapter that could be opened.
+pub struct Candidate {
+    adapter: wgpu::Adapter,
+}
+
+impl Candidate {
+    pub fn name(&self) -> String {
+        self.adapter.get_info().name
+    }
+
+    pub fn info(&self) -> DeviceInfo {
+        device_info(&self.adapter)
+    }
+}
+
+fn device_info(adapter: &wgpu::Adapter) -> DeviceInfo {
+    let info = adapter.get_info();
+    let limits = adapter.limits();
+    DeviceInfo {
+        name: info.name,
+        backend: format!("{:?}", info.backend),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        subgroups: adapter.features().contains(wgpu::Features::SUBGROUP),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+    }
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    // GL has no bounds checks.
+    descriptor.backends =
+        wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12 | wgpu::Backends::BROWSER_WEBGPU;
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(descriptor)
+}
+
+/// The adapters of this machine, the ones with a GPU of their own first and software adapters last.
+pub async fn candidates() -> Vec<Candidate> {
+    let instance = instance();
+    #[cfg(not(target_arch = "wasm32"))]
+    let mut adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
+    #[cfg(target_arch = "wasm32")]
+    let mut adapters: Vec<_> = instance
+        .request_adapter(&wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        })
+        .await
+        .into_iter()
+        .collect();
+    adapters.sort_by_key(|adapter| match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters.into_iter().map(|adapter| Candidate { adapter }).collect()
+}
+
+impl Gpu {
+    /// Opens a device on an adapter, with the adapter's own limits for buffers and bindings and the portable ones
+    /// for everything else.
+    ///
+    /// # Errors
+    /// `E_ADAPTER` when the adapter refuses; `E_LIMIT` when it lacks the eight storage buffers that kernels need.
+    pub async fn open(candidate: Candidate) -> Result<Gpu> {
+        let adapter = candidate.adapter;
+        let have = adapter.limits();
+        let mut limits = wgpu::Limits::default();
+        let need = limits.max_storage_buffers_per_shader_stage;
+        if have.max_storage_buffers_per_shader_stage < need {
+            return Err(Error::Limit {
+                name: "maxStorageBuffersPerShaderStage".into(),
+                need: need.into(),
+                have: have.max_storage_buffers_per_shader_stage.into(),
+            });
+        }
+        limits.max_buffer_size = have.max_buffer_size;
+        limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
+        let limits = limits.using_resolution(have);
+        let info = device_info(&adapter);
+        let mut descriptor = wgpu::DeviceDescriptor {
+            label: Some("qllama"),
+            required_limits: limits,
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        if info.subgroups {
+            descriptor.required_features |= wgpu::Features::SUBGROUP;
+        }
+        let (device, queue) = adapter
+            .request_device(&descriptor)
+            .await
+            .map_err(|e| Error::Adapter { reason: format!("adapter {:?} gives no device: {e}", info.name) })?;
+        let fault = Arc::new(Mutex::new(None));
+        let lost = Arc::new(Mutex::new(None));
+        device.on_uncaptured_error(Arc::new({
+            let fault = fault.clone();
+            move |error: wgpu::Error| {
+                let error = match error {
+                    wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { asked: 0, held: 0, hint: OOM_HINT.into() },
+                    other => Error::Gpu { reason: other.to_string() },
+                };
+                fault.lock().unwrap().get_or_insert(error);
+            }
+        }));
+        device.set_device_lost_callback({
+            let lost = lost.clone();
+            move |reason, message| {
+                lost.lock().unwrap().get_or_insert(format!("{reason:?}: {message}"));
+            }
+        });
+        Ok(Gpu {
+            device,
+            queue,
+            info,
+            buffers: Mutex::default(),
+            layouts: Mutex::default(),
+            pipelines: Mutex::default(),
+            fault,
+            lost,
+            pending_upload: Mutex::new(0),
+        })
+    }
+
+    pub fn info(&self) -> DeviceInfo {
+        self.info.clone()
+    }
+
+    /// Destroys the device, as a fault would: every later call gives `E_DEVICE_LOST`. For tests of recovery.
+    pub fn destroy(&self) {
+        self.lost.lock().unwrap().get_or_insert("Destroyed: by request".into());
+        self.device.destroy();
+    }
+
+    /// The error that the device reported since the last call, if any.
+    fn check(&self) -> Result<()> {
+        if let Some(reason) = self.lost.lock().unwrap().clone() {
+            return Err(Error::DeviceLost { reason });
+        }
+        self.fault.lock().unwrap().take().map_or(Ok(()), Err)
+    }
+
+    pub(crate) fn alloc(&self, tensor: Tensor, held: u64) -> Result<()> {
+        let size = (tensor.size_bytes() as u64).max(4);
+        if size > self.info.max_buffer_bytes {
+            return Err(Error::Limit { name: "maxBufferSize".into(), need: size, have: self.info.max_buffer_bytes });
+        }
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.check().map_err(|error| match error {
+            Error::OutOfMemory { .. } => Error::OutOfMemory { asked: size, held, hint: OOM_HINT.into() },
+            other => other,
+        })?;
+        self.buffers.lock().unwrap().insert(tensor.id, buffer);
+        Ok(())
+    }
+
+    pub(crate) fn free(&self, id: u32) {
+        if let Some(buffer) = self.buffers.lock().unwrap().remove(&id) {
+            buffer.destroy();
+        }
+    }
+
+    pub(crate) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.check()?;
+        let whole = bytes.len() & !3;
+        {
+            let buffers = self.buffers.lock().unwrap();
+            let buffer = &buffers[&tensor.id];
+            self.queue.write_buffer(buffer, offset as u64, &bytes[..whole]);
+            if whole < bytes.len() {
+                let mut last = [0; 4];
+                last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+                self.queue.write_buffer(buffer, (offset + whole) as u64, &last);
+            }
+        }
+        let mut pending = self.pending_upload.lock().unwrap();
+        *pending += bytes.len();
+        if *pending >= UPLOAD_WINDOW {
+            *pending = 0;
+            self.queue.submit([]);
+            self.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the device has done everything. Does nothing in a browser, where only awaiting a read waits.
+    fn wait(&self) -> Result<()> {
+        // wgpu panics when a driver reports the loss of the device while it is polled.
+        let polled =
+            std::panic::catch_unwind(AssertUnwindSafe(|| self.device.poll(wgpu::PollType::wait_indefinitely())));
+        if polled.is_err() {
+            self.lost.lock().unwrap().get_or_insert("the driver stopped".into());
+        }
+        self.check()
+    }
+
+    pub(crate) fn prepare(&self, recording: &Recording, pool: &mut Pool) -> Result<GpuPlan> {
+        let shared = share_scratch(recording);
+        for &(tensor, _) in &shared.buffers {
+            pool.add(tensor)?;
+        }
+        let mut params_at = Vec::new();
+        let mut params: Vec<u8> = Vec::new();
+        for dispatch in &recording.dispatches {
+            params.resize(params.len().next_multiple_of(PARAMS_ALIGN), 0);
+            params_at.push(params.len() as u64);
+            params.extend(&dispatch.params);
+        }
+        params.resize(params.len().next_multiple_of(4).max(4), 0);
+        let params_buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size: params.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&params_buffer, 0, &params);
+        let mut steps = Vec::with_capacity(recording.dispatches.len());
+        for (dispatch, offset) in recording.dispatches.iter().zip(params_at) {
+            let layout = self.layout(&dispatch.operands.iter().map(|(_, access)| *access).collect::<Vec<_>>());
+            let pipeline = self.pipeline(dispatch, &layout);
+            let buffers = self.buffers.lock().unwrap();
+            let mut entries = Vec::with_capacity(dispatch.operands.len() + 1);
+            for (binding, (tensor, _)) in dispatch.operands.iter().enumerate() {
+                let id = shared.place.get(&tensor.id).unwrap_or(&tensor.id);
+                let buffer = buffers.get(id).ok_or_else(|| Error::State {
+                    reason: format!("{}: operand {binding} has no memory on this device", dispatch.kernel.name),
+                })?;
+                let size = (tensor.size_bytes() as u64).max(4);
+                if size > self.info.max_binding_bytes {
+                    return Err(Error::Limit {
+                        name: "maxStorageBufferBindingSize".into(),
+                        need: size,
+                        have: self.info.max_binding_bytes,
+                    });
+                }
+                entries.push(wgpu::BindGroupEntry {
+                    binding: binding as u32,
+                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer,
+                        offset: 0,
+                        size: std::num::NonZeroU64::new(size),
+                    }),
+                });
+            }
+            entries.push(wgpu::BindGroupEntry {
+                binding: entries.len() as u32,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &params_buffer,
+                    offset,
+                    size: std::num::NonZeroU64::new(dispatch.params.len() as u64),
+                }),
+            });
+            let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(dispatch.kernel.name),
+                layout: &layout,
+                entries: &entries,
+            });
+            steps.push((pipeline, group, dispatch.workgroups));
+        }
+        self.check()?;
+        Ok(GpuPlan { steps })
+    }
+
+    fn layout(&self, access: &[Access]) -> wgpu::BindGroupLayout {
+        let mut layouts = self.layouts.lock().unwrap();
+        let make = || {
+            let storage = access.iter().map(|a| wgpu::BufferBindingType::Storage { read_only: *a == Access::Read });
+            let entries: Vec<_> = storage
+                .chain([wgpu::BufferBindingType::Uniform])
+                .enumerate()
+                .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
+                    binding: binding as u32,
+                    visibility: wgpu::ShaderStages::COMPUTE,
+                    ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                    count: None,
+                })
+                .collect();
+            self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+        };
+        layouts.entry(access.to_vec()).or_insert_with(make).clone()
+    }
+
+    fn pipeline(&self, dispatch: &Dispatch, layout: &wgpu::BindGroupLayout) -> wgpu::ComputePipeline {
+        let Dispatch { kernel, constants, .. } = dispatch;
+        let access: String =
+            dispatch.operands.iter().map(|(_, a)| if *a == Access::Read { 'r' } else { 'w' }).collect();
+        let key = format!("{} {access} {constants:?}", kernel.name);
+        if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
+            return pipeline.clone();
+        }
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(full_source(kernel, cfg!(target_arch = "wasm32")).into()),
+        });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(kernel.name),
+            bind_group_layouts: &[Some(layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
+            cache: None,
+        });
+        self.pipelines.lock().unwrap().insert(key, pipeline.clone());
+        pipeline
+    }
+
+    pub(crate) fn run(&self, plan: &GpuPlan) -> Result<()> {
+        self.check()?;
+        for steps in plan.steps.chunks(DISPATCHES_A_SUBMISSION) {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&Default::default());
+                for (pipeline, group, [x, y, z]) in steps {
+                    pass.set_pipeline(pipeline);
+                    pass.set_bind_group(0, group, &[]);
+                    pass.dispatch_workgroups(*x, *y, *z);
+                }
+            }
+            self.queue.submit([encoder.finish()]);
+        }
+        self.check()
+    }
+
+    pub(crate) fn reader(&self, bytes: usize) -> Result<GpuReader> {
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("reader"),
+            size: (bytes as u64).next_multiple_of(4).max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        self.check()?;
+        Ok(GpuReader { buffer })
+    }
+
+    pub(crate) async fn read(&self, reader: &GpuReader, tensor: Tensor, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.check()?;
+        let size = out.len() as u64;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let buffers = self.buffers.lock().unwrap();
+            encoder.copy_buffer_to_buffer(&buffers[&tensor.id], offset as u64, &reader.buffer, 0, size);
+        }
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        let slice = reader.buffer.slice(..size);
+        slice.map_async(wgpu::MapMode::Read, move |result| {
+            let _ = sender.send(result);
+        });
+        self.wait()?;
+        let mapped = receiver.await;
+        self.check()?;
+        let failed = |reason: String| Error::Gpu { reason };
+        mapped
+            .map_err(|_| failed("a read was dropped".into()))?
+            .map_err(|e| failed(format!("memory could not be read back: {e}")))?;
+        {
+            let view = slice.get_mapped_range().map_err(|e| failed(e.to_string()))?;
+            out.copy_from_slice(&view);
+        }
+        reader.buffer.unmap();
+        Ok(())
+    }
+}
+
+const OOM_HINT: &str = "close other programs that use the GPU, or use a model with smaller weights";
+
+/// The text that makes a kernel's shader module. Browsers want `enable subgroups;`, which naga does not know.
+pub fn full_source(kernel: &Kernel, browser: bool) -> String {
+    let enable = if browser && kernel.subgroups { "enable subgroups;\n" } else { "" };
+    format!("{enable}{COMMON}\n{}", kernel.source)
+}
+
+/// Which buffer each scratch tensor lives in.
+struct SharedScratch {
+    /// Scratch id -> id of the tensor whose buffer it uses.
+    place: HashMap<u32, u32>,
+    /// The tensors that own buffers, with the last dispatch that uses each.
+    buffers: Vec<(Tensor, usize)>,
+}
+
+/// Lets scratch tensors whose lives (first to last dispatch) do not overlap share a buffer: each takes the smallest
+/// free buffer that is large enough, else enlarges the largest free one, else gets its own.
+fn share_scratch(recording: &Recording) -> SharedScratch {
+    let mut lives: HashMap<u32, (usize, usize)> = HashMap::new();
+    for (i, dispatch) in recording.dispatches.iter().enumerate() {
+        for (tensor, _) in &dispatch.operands {
+            lives.entry(tensor.id).or_insert((i, i)).1 = i;
+        }
+    }
+    let mut scratch: Vec<_> = recording.scratch.iter().filter_map(|t| Some((*t, *lives.get(&t.id)?))).collect();
+    scratch.sort_by_key(|(_, life)| life.0);
+    let mut shared = SharedScratch { place: HashMap::new(), buffers: Vec::new() };
+    for (tensor, (first, last)) in scratch {
+        let free = shared.buffers.iter_mut().filter(|(_, busy_until)| *busy_until < first);
+        let fit = free.min_by_key(|(t, _)| {
+            let short = tensor.size_bytes().saturating_sub(t.size_bytes());
+            (short, t.size_bytes())
+        });
+        match fit {
+            Some((owner, busy_until)) => {
+                if owner.size_bytes() < tensor.size_bytes() {
+                    *owner = Tensor::new(owner.id, DType::U32, &[tensor.size_bytes() / 4]);
+                }
+                *busy_until = last;
+                shared.place.insert(tensor.id, owner.id);
+            }
+            None => shared.buffers.push((tensor, last)),
+        }
+    }
+    shared
+}

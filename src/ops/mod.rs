@@ -1,0 +1,158 @@
+//! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
+
+pub mod linear;
+pub mod rms_norm;
+
+use crate::recording::Access;
+use crate::tensor::Tensor;
+
+/// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
+pub(crate) const LANES: u32 = 64;
+
+/// An operand that is only read.
+pub(crate) fn read(tensor: Tensor) -> (Tensor, Access) {
+    (tensor, Access::Read)
+}
+
+/// An operand that is written.
+pub(crate) fn write(tensor: Tensor) -> (Tensor, Access) {
+    (tensor, Access::Write)
+}
+
+/// A grid of at least `count` workgroups within 65535 a dimension. Shaders get the workgroup's number as
+/// `id.x + id.y * GRID_X` and return when it is `count` or more.
+pub(crate) fn grid(count: usize) -> [u32; 3] {
+    [count.clamp(1, GRID_X as usize) as u32, count.div_ceil(GRID_X as usize).max(1) as u32, 1]
+}
+
+/// Width of the grids that [`grid`] makes; `shaders/common.wgsl` has the same number.
+pub(crate) const GRID_X: u32 = 32768;
+
+/// Rows of an activation [batch * stride, width] that an op takes: the first `rows` of each of `batch` sequences
+/// of `stride` rows. Compact row `r` is row `r / rows * stride + first + r % rows` of the tensor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rows {
+    pub batch: usize,
+    pub rows: usize,
+    pub stride: usize,
+    pub first: usize,
+}
+
+impl Rows {
+    /// All rows of a tensor, in order.
+    pub fn all(tensor: Tensor) -> Rows {
+        let rows = tensor.rows();
+        Rows { batch: 1, rows, stride: rows, first: 0 }
+    }
+
+    /// Number of rows.
+    pub fn count(self) -> usize {
+        self.batch * self.rows
+    }
+
+    /// Index in the tensor of compact row `r`.
+    pub fn index(rows: u32, stride: u32, first: u32, r: usize) -> usize {
+        r / rows as usize * stride as usize + first as usize + r % rows as usize
+    }
+}
+
+/// Playing one recording on the CPU executor and on a GPU, and comparing what comes out.
+#[cfg(test)]
+pub(crate) mod testing {
+    use std::sync::OnceLock;
+
+    use crate::executor::{Device, Pool};
+    use crate::gpu;
+    use crate::recording::Recording;
+    use crate::tensor::Tensor;
+
+    /// Numbers that look random and are the same on every run.
+    pub struct Random(u64);
+
+    impl Random {
+        pub fn new(seed: u64) -> Random {
+            Random(seed.wrapping_mul(0x9e3779b97f4a7c15) | 1)
+        }
+
+        pub fn next_u32(&mut self) -> u32 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            (self.0 >> 32) as u32
+        }
+
+        /// Uniform in [-1, 1).
+        pub fn f32(&mut self) -> f32 {
+            self.next_u32() as f32 / (1u64 << 31) as f32 - 1.0
+        }
+
+        pub fn f32s(&mut self, n: usize) -> Vec<f32> {
+            (0..n).map(|_| self.f32()).collect()
+        }
+
+        pub fn below(&mut self, n: u32) -> u32 {
+            self.next_u32() % n
+        }
+    }
+
+    /// The GPU device that all tests share.
+    pub fn gpu_device() -> &'static Device {
+        static DEVICE: OnceLock<Device> = OnceLock::new();
+        DEVICE.get_or_init(|| {
+            pollster::block_on(async {
+                let candidates = gpu::candidates().await;
+                let first = candidates
+                    .into_iter()
+                    .next()
+                    .expect("no WebGPU adapter: install a Vulkan driver, for example Debian's mesa-vulkan-drivers");
+                Device::gpu(gpu::Gpu::open(first).await.unwrap())
+            })
+        })
+    }
+
+    /// Keeps a scratch tensor's memory after the recording, so that it can be read.
+    pub fn keep(pool: &mut Pool, recording: &mut Recording, tensor: Tensor) -> Tensor {
+        recording.scratch.retain(|t| t.id != tensor.id);
+        pool.add(tensor).unwrap();
+        tensor
+    }
+
+    /// Records with `build` for the CPU executor and for the GPU, from the same random numbers; returns the outputs
+    /// of both: for each tensor that `build` returns, (expected, found) as 32-bit words.
+    pub fn play_both(
+        seed: u64,
+        build: impl Fn(&mut Pool, &mut Recording, &mut Random) -> Vec<Tensor>,
+    ) -> Vec<(Vec<u32>, Vec<u32>)> {
+        let run = |device: &Device| {
+            let mut pool = device.pool();
+            let mut recording = Recording::new();
+            let outputs = build(&mut pool, &mut recording, &mut Random::new(seed));
+            device.play(&recording).unwrap();
+            let read = |t: &Tensor| pollster::block_on(device.read_u32(*t)).unwrap();
+            outputs.iter().map(read).collect::<Vec<_>>()
+        };
+        run(&Device::cpu()).into_iter().zip(run(gpu_device())).collect()
+    }
+
+    /// As [`play_both`], for outputs of f32: fails when any normalised mean squared error is above `limit`.
+    pub fn compare(case: &str, limit: f64, build: impl Fn(&mut Pool, &mut Recording, &mut Random) -> Vec<Tensor>) {
+        for (i, (expected, found)) in play_both(7, build).into_iter().enumerate() {
+            let error = nmse(bytemuck::cast_slice(&expected), bytemuck::cast_slice(&found));
+            assert!(error <= limit, "{case}: output {i}: normalised mean squared error {error:e} above {limit:e}");
+        }
+    }
+
+    /// Sum of squared differences over the sum of squares of what is expected. Panics on numbers that are not finite.
+    pub fn nmse(expected: &[f32], found: &[f32]) -> f64 {
+        assert_eq!(expected.len(), found.len());
+        let odd = |name: &str, values: &[f32]| {
+            let at = values.iter().position(|v| !v.is_finite());
+            assert!(at.is_none(), "{name}[{}] is {}", at.unwrap(), values[at.unwrap()]);
+        };
+        odd("expected", expected);
+        odd("found", found);
+        let square = |x: f32| f64::from(x) * f64::from(x);
+        let difference: f64 = expected.iter().zip(found).map(|(e, f)| square(e - f)).sum();
+        difference / expected.iter().map(|e| square(*e)).sum::<f64>().max(1e-30)
+    }
+}

@@ -1,0 +1,83 @@
+//! `y = weight * x * rsqrt(mean(x^2) + eps)` over each row (Zhang and Sennrich, 2019).
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{LANES, Rows, grid, read, write};
+use crate::recording::{Call, Kernel, Recording};
+use crate::tensor::Tensor;
+
+static KERNEL: Kernel =
+    Kernel { name: "rms_norm", source: include_str!("../../shaders/rms_norm.wgsl"), reference, subgroups: false };
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    count: u32,
+    width: u32,
+    rows: u32,
+    stride: u32,
+    first: u32,
+    x_width: u32,
+    x_column: u32,
+    eps: f32,
+}
+
+/// Normalises `width = weight.len()` columns of `x` [_, x_width], from column `x_column` on, in the rows that `rows`
+/// names. Returns [rows.count(), width].
+pub fn rms_norm(r: &mut Recording, x: Tensor, rows: Rows, x_column: usize, weight: Tensor, eps: f32) -> Tensor {
+    let width = weight.len();
+    assert!(x_column + width <= x.width(), "rms_norm: columns {x_column}+{width} of {:?}", x.shape());
+    assert!(
+        (rows.batch - 1) * rows.stride + rows.first + rows.rows <= x.rows(),
+        "rms_norm: {rows:?} of {:?}",
+        x.shape()
+    );
+    let y = r.scratch_f32(&[rows.count(), width]);
+    let params = Params {
+        count: rows.count() as u32,
+        width: width as u32,
+        rows: rows.rows as u32,
+        stride: rows.stride as u32,
+        first: rows.first as u32,
+        x_width: x.width() as u32,
+        x_column: x_column as u32,
+        eps,
+    };
+    let constants = [("LANES", LANES as f64)];
+    r.dispatch(&KERNEL, &constants, &[read(x), read(weight), write(y)], params, grid(rows.count()));
+    y
+}
+
+fn reference(call: &Call) {
+    let p: Params = call.params();
+    let (x, weight, mut y) = (call.f32(0), call.f32(1), call.f32_mut(2));
+    let width = p.width as usize;
+    for (row, y) in y.chunks_mut(width).enumerate() {
+        let start = Rows::index(p.rows, p.stride, p.first, row) * p.x_width as usize + p.x_column as usize;
+        let x = &x[start..start + width];
+        let mean = x.iter().map(|v| v * v).sum::<f32>() / width as f32;
+        let scale = 1.0 / (mean + p.eps).sqrt();
+        y.iter_mut().zip(x).zip(&weight[..]).for_each(|((y, x), w)| *y = w * (x * scale));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::compare;
+
+    #[test]
+    fn gpu_equals_reference() {
+        for (batch, rows, stride, first, width, column) in
+            [(1, 1, 1, 0, 1, 0), (2, 3, 5, 1, 60, 7), (3, 7, 7, 0, 173, 0), (1, 2, 2, 0, 64, 64), (2, 1, 9, 8, 3200, 0)]
+        {
+            compare(&format!("{batch} {rows} {stride} {first} {width} {column}"), 1e-12, |pool, r, random| {
+                let x_width = column + width + 3;
+                let x = pool.f32(&[batch * stride, x_width], &random.f32s(batch * stride * x_width)).unwrap();
+                let weight = pool.f32(&[width], &random.f32s(width)).unwrap();
+                let y = rms_norm(r, x, Rows { batch, rows, stride, first }, column, weight, 1e-6);
+                vec![crate::ops::testing::keep(pool, r, y)]
+            });
+        }
+    }
+}
