@@ -204,6 +204,13 @@ impl Pool {
         Ok(tensor)
     }
 
+    /// Keeps a recording's scratch tensor in this pool, so that it can be read after the recording was played.
+    pub fn keep(&mut self, recording: &mut Recording, tensor: Tensor) -> Result<Tensor> {
+        recording.scratch.retain(|t| t.id != tensor.id);
+        self.add(tensor)?;
+        Ok(tensor)
+    }
+
     /// Bytes of this pool's tensors.
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.size_bytes() as u64).sum()

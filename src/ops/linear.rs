@@ -34,6 +34,16 @@ pub struct Epilogue {
     pub residual: Option<Tensor>,
 }
 
+impl Epilogue {
+    pub fn bias(bias: Tensor) -> Epilogue {
+        Epilogue { bias: Some(bias), ..Default::default() }
+    }
+
+    pub fn residual(residual: Tensor) -> Epilogue {
+        Epilogue { residual: Some(residual), ..Default::default() }
+    }
+}
+
 /// `x` [rows, cols] times the transpose of `weight` [outputs, cols]. Returns [rows, outputs].
 pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue) -> Tensor {
     let y = r.scratch_f32(&[x.rows(), weight.rows]);

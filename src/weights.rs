@@ -1,0 +1,357 @@
+//! Checkpoint tensors -> device memory, one by one through a small staging buffer.
+//!
+//! A model's `load` runs twice over the same [`Loader`] calls: once to plan (nothing is read; shapes, types and bytes
+//! are collected, and everything that is missing is reported at once), once to load.
+
+use crate::checkpoint::{Checkpoint, Requirement, TensorType};
+use crate::config::QuantizationConfig;
+use crate::error::{Error, Result};
+use crate::executor::Pool;
+use crate::matrix::{Format, Matrix, Part};
+use crate::tensor::{DType, Tensor};
+
+/// Bytes of host memory that tensors pass through.
+const STAGING_BYTES: usize = 4 << 20;
+
+/// Called with the bytes of weights read since the last call.
+pub type OnBytes<'a> = &'a mut dyn FnMut(u64);
+
+/// Reads a model's tensors from a checkpoint, or only plans to.
+pub struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    quantization: Option<&'a QuantizationConfig>,
+    /// The largest binding of the device, in bytes.
+    max_part_bytes: u64,
+    mode: Mode<'a>,
+    /// What the calls asked for, with the bytes that it takes on the device.
+    pub requirements: Vec<Requirement>,
+    pub device_bytes: u64,
+}
+
+enum Mode<'a> {
+    Plan,
+    Load { pool: &'a mut Pool, on_bytes: OnBytes<'a> },
+}
+
+/// A matrix of the checkpoint, as it is stored.
+struct Stored {
+    name: String,
+    rows: usize,
+    format: Format,
+    scales: Option<DType>,
+    zero_points: bool,
+}
+
+impl<'a> Loader<'a> {
+    /// A loader that reads nothing and collects what a model needs.
+    pub fn plan(
+        checkpoint: &'a Checkpoint,
+        quantization: Option<&'a QuantizationConfig>,
+        max_part_bytes: u64,
+    ) -> Loader<'a> {
+        Loader {
+            checkpoint,
+            quantization,
+            max_part_bytes,
+            mode: Mode::Plan,
+            requirements: Vec::new(),
+            device_bytes: 0,
+        }
+    }
+
+    /// A loader that fills `pool`.
+    pub fn load(
+        checkpoint: &'a Checkpoint,
+        quantization: Option<&'a QuantizationConfig>,
+        pool: &'a mut Pool,
+        on_bytes: OnBytes<'a>,
+    ) -> Loader<'a> {
+        let max_part_bytes = pool.device().info().max_binding_bytes;
+        Loader { mode: Mode::Load { pool, on_bytes }, ..Loader::plan(checkpoint, quantization, max_part_bytes) }
+    }
+
+    /// Whether the checkpoint has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.checkpoint.tensor(name).is_some()
+    }
+
+    /// The second axis of a tensor, 0 when it is not there.
+    pub fn second_axis(&self, name: &str) -> usize {
+        self.checkpoint.tensor(name).and_then(|t| t.shape.get(1).copied()).unwrap_or(0) as usize
+    }
+
+    /// A float tensor as f32 on the host: small ones only.
+    pub async fn host_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.require(name, shape, &TensorType::FLOATS);
+        let len: usize = shape.iter().product();
+        match &mut self.mode {
+            Mode::Plan => Ok(vec![0.0; len]),
+            Mode::Load { on_bytes, .. } => {
+                let info = self.checkpoint.get(name)?;
+                let mut bytes = vec![0; info.bytes as usize];
+                self.checkpoint.read(info, 0, &mut bytes).await?;
+                on_bytes(info.bytes);
+                Ok(info.dtype.to_f32(&bytes))
+            }
+        }
+    }
+
+    /// A vector or other small float tensor, kept in f32.
+    pub async fn f32(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let values = self.host_f32(name, shape).await?;
+        self.upload_f32(shape, &values)
+    }
+
+    /// Values that the host made, as a tensor of the loader's pool.
+    pub fn upload_f32(&mut self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+        self.device_bytes += 4 * values.len() as u64;
+        match &mut self.mode {
+            Mode::Plan => Ok(Tensor::new(0, DType::F32, shape)),
+            Mode::Load { pool, .. } => pool.f32(shape, values),
+        }
+    }
+
+    /// The pool that is being filled, when loading.
+    pub fn pool(&mut self) -> Option<&mut Pool> {
+        match &mut self.mode {
+            Mode::Plan => None,
+            Mode::Load { pool, .. } => Some(pool),
+        }
+    }
+
+    /// The weight matrix of a linear layer without its `.weight`, or several with as many columns, one below the
+    /// other: `(name, rows)`. Packed ones have `.weight_packed` and `.weight_scale`.
+    pub async fn linear(&mut self, layers: &[(&str, usize)], cols: usize) -> Result<Matrix> {
+        let stored = layers.iter().map(|(name, rows)| self.stored_linear(name, *rows, cols)).collect::<Result<_>>()?;
+        self.matrix(stored, cols).await
+    }
+
+    /// A dense matrix by its tensor's name, of any shape that has `rows` rows and `rows * cols` elements.
+    pub async fn table(&mut self, name: &str, shape: &[usize]) -> Result<Matrix> {
+        self.require(name, shape, &TensorType::FLOATS);
+        let rows = shape[0];
+        let cols = shape[1..].iter().product();
+        let format = self.dense_format(name);
+        self.matrix(vec![Stored { name: name.into(), rows, format, scales: None, zero_points: false }], cols).await
+    }
+
+    fn dense_format(&self, name: &str) -> Format {
+        match self.checkpoint.tensor(name).map(|t| t.dtype) {
+            Some(TensorType::F16) => Format::F16,
+            Some(TensorType::BF16) => Format::BF16,
+            _ => Format::F32,
+        }
+    }
+
+    fn require(&mut self, name: &str, shape: &[usize], types: &[TensorType]) {
+        self.requirements.push(Requirement {
+            name: name.into(),
+            shape: shape.iter().map(|&n| n as u64).collect(),
+            types: types.to_vec(),
+        });
+    }
+
+    fn stored_linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored> {
+        let packed = format!("{name}.weight_packed");
+        let scheme = self.quantization.filter(|_| self.has(&packed));
+        let Some(scheme) = scheme else {
+            let name = format!("{name}.weight");
+            self.require(&name, &[rows, cols], &TensorType::FLOATS);
+            let format = self.dense_format(&name);
+            return Ok(Stored { name, rows, format, scales: None, zero_points: false });
+        };
+        let bits = scheme.num_bits as usize;
+        let group = scheme.group_size.unwrap_or(cols);
+        if cols % group != 0 {
+            return Err(Error::Config {
+                file: "config.json".into(),
+                pointer: "/quantization_config".into(),
+                rule: format!("the group size {group} does not divide the {cols} columns of {name}"),
+            });
+        }
+        let groups = cols / group;
+        self.require(&packed, &[rows, (cols * bits).div_ceil(32)], &[TensorType::I32]);
+        let scale = format!("{name}.weight_scale");
+        self.require(&scale, &[rows, groups], &TensorType::FLOATS);
+        if !scheme.symmetric {
+            let zero_point = format!("{name}.weight_zero_point");
+            self.require(&zero_point, &[(rows * bits).div_ceil(32), groups], &[TensorType::I32]);
+        }
+        let scales = match self.checkpoint.tensor(&scale).map(|t| t.dtype) {
+            Some(TensorType::F16) => DType::F16,
+            Some(TensorType::BF16) => DType::BF16,
+            _ => DType::F32,
+        };
+        Ok(Stored {
+            name: name.into(),
+            rows,
+            format: Format::Int { bits: bits as u32, group },
+            scales: Some(scales),
+            zero_points: !scheme.symmetric,
+        })
+    }
+
+    async fn matrix(&mut self, stored: Vec<Stored>, cols: usize) -> Result<Matrix> {
+        let rows = stored.iter().map(|s| s.rows).sum();
+        let mut parts = Vec::new();
+        let mut first_row = 0;
+        // Neighbours of one format share a part.
+        for alike in stored.chunk_by(|a, b| (a.format, a.scales, a.zero_points) == (b.format, b.scales, b.zero_points))
+        {
+            let total: usize = alike.iter().map(|s| s.rows).sum();
+            let row_bytes = alike[0].format.row_words(cols) as u64 * 4;
+            let most = (self.max_part_bytes / row_bytes).max(1) as usize;
+            for from in (0..total).step_by(most) {
+                let part = self.part(alike, cols, first_row, from..total.min(from + most)).await?;
+                parts.push(part);
+                first_row += part.rows;
+            }
+        }
+        Ok(Matrix { rows, cols, parts })
+    }
+
+    /// Rows `range` of the stacked matrices `alike`.
+    async fn part(
+        &mut self,
+        alike: &[Stored],
+        cols: usize,
+        first_row: usize,
+        range: std::ops::Range<usize>,
+    ) -> Result<Part> {
+        let Stored { format, scales, zero_points, .. } = alike[0];
+        let rows = range.len();
+        let (row_words, groups) = (format.row_words(cols), format.groups(cols));
+        let tensors = [
+            Some((DType::U32, row_words)),
+            scales.map(|dtype| (dtype, groups)),
+            zero_points.then_some((DType::F32, groups)),
+        ];
+        let mut made = [None; 3];
+        for (slot, wanted) in made.iter_mut().zip(tensors) {
+            let Some((dtype, width)) = wanted else { continue };
+            let tensor = match &mut self.mode {
+                Mode::Plan => Tensor::new(0, dtype, &[rows, width]),
+                Mode::Load { pool, .. } => pool.alloc(dtype, &[rows, width])?,
+            };
+            self.device_bytes += tensor.size_bytes() as u64;
+            *slot = Some(tensor);
+        }
+        let part = Part {
+            first_row,
+            rows,
+            format,
+            words: made[0].expect("every part has words"),
+            scales: made[1],
+            offsets: made[2],
+        };
+        if let Mode::Plan = self.mode {
+            return Ok(part);
+        }
+        let mut all_scales = Vec::new();
+        let mut all_offsets: Vec<f32> = Vec::new();
+        let mut above = 0;
+        for matrix in alike {
+            let from = range.start.max(above);
+            let to = range.end.min(above + matrix.rows);
+            if from < to {
+                let piece = from - above..to - above;
+                self.upload_words(matrix, cols, piece.clone(), part.words, from - range.start).await?;
+                self.read_scales(matrix, groups, piece, &mut all_scales, &mut all_offsets).await?;
+            }
+            above += matrix.rows;
+        }
+        let Mode::Load { pool, .. } = &mut self.mode else { unreachable!("planning returned above") };
+        if let Some(scales) = part.scales {
+            pool.device().write(scales, 0, &all_scales)?;
+        }
+        if let Some(offsets) = part.offsets {
+            pool.device().write_all(offsets, &all_offsets)?;
+        }
+        Ok(part)
+    }
+
+    /// Rows `rows` of a stored matrix -> rows `to_row ..` of `words`, padded to whole 16-byte groups.
+    async fn upload_words(
+        &mut self,
+        matrix: &Stored,
+        cols: usize,
+        rows: std::ops::Range<usize>,
+        words: Tensor,
+        to_row: usize,
+    ) -> Result<()> {
+        let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
+        let packed = matrix.scales.is_some();
+        let info =
+            self.checkpoint.get(&if packed { format!("{}.weight_packed", matrix.name) } else { matrix.name.clone() })?;
+        let stored_row = if packed {
+            (cols * matrix.format.bits()).div_ceil(32) * 4
+        } else {
+            cols * matrix.format.bits() / 8
+        };
+        let row_bytes = matrix.format.row_words(cols) * 4;
+        let mut staging = vec![0u8; STAGING_BYTES.max(stored_row).min(stored_row * rows.len())];
+        let mut padded = Vec::new();
+        let rows_a_time = staging.len() / stored_row;
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = rows_a_time.min(rows.end - row);
+            let bytes = &mut staging[..count * stored_row];
+            self.checkpoint.read(info, (row * stored_row) as u64, bytes).await?;
+            on_bytes(bytes.len() as u64);
+            let at = (to_row + row - rows.start) * row_bytes;
+            if stored_row == row_bytes {
+                pool.device().write(words, at, bytes)?;
+            } else {
+                padded.clear();
+                for stored in bytes.chunks(stored_row) {
+                    padded.extend_from_slice(stored);
+                    padded.resize(padded.len() + row_bytes - stored_row, 0);
+                }
+                pool.device().write(words, at, &padded)?;
+            }
+            row += count;
+        }
+        Ok(())
+    }
+
+    /// Appends the scales, as stored, and the offsets of some rows.
+    async fn read_scales(
+        &mut self,
+        matrix: &Stored,
+        groups: usize,
+        rows: std::ops::Range<usize>,
+        scales: &mut Vec<u8>,
+        offsets: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Mode::Load { on_bytes, .. } = &mut self.mode else { return Ok(()) };
+        let Format::Int { bits, .. } = matrix.format else { return Ok(()) };
+        let name = format!("{}.weight_scale", matrix.name);
+        let info = self.checkpoint.get(&name)?;
+        let size = info.dtype.bytes();
+        let start = scales.len();
+        scales.resize(start + rows.len() * groups * size, 0);
+        self.checkpoint.read(info, (rows.start * groups * size) as u64, &mut scales[start..]).await?;
+        on_bytes((scales.len() - start) as u64);
+        let values = info.dtype.to_f32(&scales[start..]);
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Error::NonFinite { what: name, index: (rows.start * groups + index) as u64 });
+        }
+        if matrix.zero_points {
+            // Packed along the rows: word r * bits / 32 of each column of groups.
+            let info = self.checkpoint.get(&format!("{}.weight_zero_point", matrix.name))?;
+            let per_word = 32 / bits as usize;
+            let first = rows.start / per_word;
+            let mut bytes = vec![0; (rows.end.div_ceil(per_word) - first) * groups * 4];
+            self.checkpoint.read(info, (first * groups * 4) as u64, &mut bytes).await?;
+            let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+            for (i, row) in rows.enumerate() {
+                for group in 0..groups {
+                    let word = words[(row / per_word - first) * groups + group];
+                    let zero = (word >> (bits as usize * (row % per_word))) & ((1 << bits) - 1);
+                    offsets.push(-values[i * groups + group] * zero as f32);
+                }
+            }
+        }
+        Ok(())
+    }
+}
