@@ -153,7 +153,7 @@ impl Device {
     /// The bytes of a whole tensor, after all work started before.
     pub async fn read_bytes(&self, tensor: Tensor) -> Result<Vec<u8>> {
         let mut out = vec![0; tensor.size_bytes()];
-        self.reader(out.len())?.read(tensor, 0, &mut out).await?;
+        self.reader(out.len())?.read(&[tensor], &mut out).await?;
         Ok(out)
     }
 
@@ -262,15 +262,19 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Fills `out` from `tensor` at a byte offset, after all work started before. Offset and length are multiples of 4.
+    /// Fills `out` with whole tensors, one behind the other, after all work started before.
     ///
     /// # Errors
     /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
-    pub async fn read(&self, tensor: Tensor, offset: usize, out: &mut [u8]) -> Result<()> {
+    pub async fn read(&self, tensors: &[Tensor], out: &mut [u8]) -> Result<()> {
         match (&self.device.0.place, &self.kind) {
-            (Place::Gpu(gpu), Some(reader)) => gpu.read(reader, tensor, offset, out).await,
+            (Place::Gpu(gpu), Some(reader)) => gpu.read(reader, tensors, out).await,
             (Place::Host(host), _) => {
-                host.read(tensor, offset, out);
+                let mut at = 0;
+                for tensor in tensors {
+                    host.read(*tensor, &mut out[at..at + tensor.size_bytes()]);
+                    at += tensor.size_bytes();
+                }
                 Ok(())
             }
             _ => unreachable!("a GPU's reader has staging memory"),

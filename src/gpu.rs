@@ -391,13 +391,18 @@ impl Gpu {
         Ok(GpuReader { buffer })
     }
 
-    pub(crate) async fn read(&self, reader: &GpuReader, tensor: Tensor, offset: usize, out: &mut [u8]) -> Result<()> {
+    pub(crate) async fn read(&self, reader: &GpuReader, tensors: &[Tensor], out: &mut [u8]) -> Result<()> {
         self.check()?;
         let size = out.len() as u64;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let buffers = self.buffers.lock().unwrap();
-            encoder.copy_buffer_to_buffer(&buffers[&tensor.id], offset as u64, &reader.buffer, 0, size);
+            let mut at = 0;
+            for tensor in tensors {
+                let bytes = tensor.size_bytes() as u64;
+                encoder.copy_buffer_to_buffer(&buffers[&tensor.id], 0, &reader.buffer, at, bytes);
+                at += bytes;
+            }
         }
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = futures_channel::oneshot::channel();

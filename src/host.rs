@@ -37,12 +37,12 @@ impl Host {
         memory[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Fills `out` from a tensor at a byte offset.
-    pub fn read(&self, tensor: Tensor, offset: usize, out: &mut [u8]) {
+    /// Fills `out` from the start of a tensor.
+    pub fn read(&self, tensor: Tensor, out: &mut [u8]) {
         let buffers = self.buffers.lock().unwrap();
         let words = buffers[&tensor.id].borrow();
         let memory: &[u8] = bytemuck::cast_slice(&words);
-        out.copy_from_slice(&memory[offset..offset + out.len()]);
+        out.copy_from_slice(&memory[..out.len()]);
     }
 
     pub fn prepare(&self, recording: &Recording) -> HostPlan {

@@ -135,6 +135,18 @@ impl<'a> Loader<'a> {
         self.matrix(vec![Stored { name: name.into(), rows, format, scales: None, zero_points: false }], cols).await
     }
 
+    /// A float tensor [rows, cols] as the matrix [cols, rows], in the type it is stored in.
+    pub async fn transposed(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
+        let values = self.host_f32(name, &[rows, cols]).await?;
+        let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
+        let format = self.dense_format(name);
+        self.device_bytes += (cols * format.row_words(rows) * 4) as u64;
+        match &mut self.mode {
+            Mode::Plan => Ok(Matrix { rows: cols, cols: rows, parts: Vec::new() }),
+            Mode::Load { pool, .. } => Matrix::from_f32(pool, cols, rows, &turned, format),
+        }
+    }
+
     fn dense_format(&self, name: &str) -> Format {
         match self.checkpoint.tensor(name).map(|t| t.dtype) {
             Some(TensorType::F16) => Format::F16,

@@ -1,0 +1,464 @@
+//! Generation: the prompt once, then a token a step, chosen on the device. The step's recording, bind groups and
+//! buffers are made once; greedy search brings 4 bytes a sequence back, beams a few candidates.
+
+use crate::beams::{BeamOptions, BeamSearch, EarlyStopping};
+use crate::error::{Error, Result};
+use crate::executor::{Device, Plan, Pool, Reader};
+use crate::ops::Rows;
+use crate::ops::advance::advance;
+use crate::ops::argmax::argmax;
+use crate::ops::attention::{Keys, Mask};
+use crate::ops::embed::embed;
+use crate::ops::gather_rows::gather_rows;
+use crate::ops::log_softmax::log_softmax;
+use crate::ops::penalize::{Penalties, penalize};
+use crate::ops::reorder::reorder;
+use crate::ops::rope::KvCache;
+use crate::ops::sample::{Sampling, sample};
+use crate::ops::top_k::top_k;
+use crate::qllama::{CrossStates, Observed, Pass, Qllama};
+use crate::recording::Recording;
+use crate::tensor::{DType, Tensor};
+
+/// What generation starts from.
+pub struct Prompt<'a> {
+    /// [batch * rows, hidden_size]
+    pub embeddings: Tensor,
+    pub batch: usize,
+    pub rows: usize,
+    /// [batch * rows], 1 for rows that may be seen and 0 for padding.
+    pub attention_mask: &'a [u32],
+    /// The first rows that see each other both ways, whatever the mask says (`use_zero_attention_mask`).
+    pub zero_queries: usize,
+    pub cross: Option<&'a CrossStates>,
+    /// What `repetition_penalty` and `no_repeat_ngram_size` see before the generated ids: one BOS for a prompt of
+    /// embeddings, as Hugging Face's library has it.
+    pub history: &'a [u32],
+}
+
+/// Hugging Face's generation options, with their names and defaults.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    pub max_new_tokens: usize,
+    pub min_new_tokens: usize,
+    pub num_beams: usize,
+    pub num_return_sequences: usize,
+    pub length_penalty: f32,
+    pub early_stopping: EarlyStopping,
+    pub repetition_penalty: f32,
+    pub no_repeat_ngram_size: usize,
+    pub eos_token_ids: Vec<u32>,
+    /// Draw tokens at random instead of taking the most likely.
+    pub sampling: Option<Sampling>,
+    /// Storage of cached keys and values: F32 or F16.
+    pub kv_cache: DType,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> GenerateOptions {
+        GenerateOptions {
+            max_new_tokens: 32,
+            min_new_tokens: 0,
+            num_beams: 1,
+            num_return_sequences: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::False,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            eos_token_ids: vec![2],
+            sampling: None,
+            kv_cache: DType::F32,
+        }
+    }
+}
+
+impl GenerateOptions {
+    /// # Errors
+    /// `E_INPUT` for a value out of range or a combination that is not supported.
+    pub fn check(&self) -> Result<()> {
+        let fail = |reason: &str| Err(Error::Input { reason: reason.into() });
+        if self.max_new_tokens == 0 {
+            return fail("max_new_tokens must be at least 1");
+        }
+        if self.min_new_tokens > self.max_new_tokens {
+            return fail("min_new_tokens must not be above max_new_tokens");
+        }
+        if self.num_beams == 0 || self.num_beams > 16 {
+            return fail("num_beams must be from 1 to 16");
+        }
+        if self.num_beams > 1 && self.sampling.is_some() {
+            return fail("num_beams above 1 together with do_sample is not supported: use one of them");
+        }
+        if self.num_return_sequences == 0 || (self.sampling.is_none() && self.num_return_sequences > self.num_beams) {
+            return fail("num_return_sequences must be from 1 to num_beams");
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return fail("repetition_penalty must be above 0");
+        }
+        if !self.length_penalty.is_finite() {
+            return fail("length_penalty must be a finite number");
+        }
+        if let Some(s) = &self.sampling {
+            if !(s.temperature > 0.0 && s.temperature.is_finite()) {
+                return fail("temperature must be above 0");
+            }
+            if !(s.top_p > 0.0 && s.top_p <= 1.0) {
+                return fail("top_p must be above 0 and at most 1");
+            }
+        }
+        Ok(())
+    }
+
+    fn penalised(&self) -> bool {
+        self.repetition_penalty != 1.0 || self.no_repeat_ngram_size > 0 || self.min_new_tokens > 0
+    }
+}
+
+/// One generated sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// New ids, the end id included where it was reached.
+    pub ids: Vec<u32>,
+    /// Beam search's score; 0 for greedy search and sampling.
+    pub score: f32,
+}
+
+/// Generates from a prompt. `on_token` is told of each token of greedy search and sampling as `Some((row, id))`, and
+/// of each step of beam search as `None`; when it returns false, generation ends with [`Error::Aborted`].
+/// Returns `num_return_sequences` sequences for each row of the prompt, best first.
+///
+/// # Errors
+/// `E_INPUT` for bad options, `E_CONTEXT` when positions would go beyond the model's, `E_NONFINITE` when logits are
+/// not numbers, `E_ABORTED`, and the device's errors.
+pub async fn generate(
+    model: &Qllama,
+    device: &Device,
+    prompt: &Prompt<'_>,
+    options: &GenerateOptions,
+    on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
+) -> Result<Vec<Vec<Generated>>> {
+    options.check()?;
+    let mut session = Session::new(model, device, prompt, options)?;
+    if options.num_beams > 1 {
+        session.beams(on_token).await
+    } else {
+        session.single(on_token).await
+    }
+}
+
+/// The buffers and plans of one generation.
+struct Session<'a> {
+    options: &'a GenerateOptions,
+    device: Device,
+    _pool: Pool,
+    batch: usize,
+    state: State,
+    prefill: Plan,
+    decode: Plan,
+    reader: Reader,
+    history: Vec<u32>,
+}
+
+/// What a step reads and writes; a row is a sequence, or a beam of one.
+struct State {
+    rows: usize,
+    /// U32 [rows]: the ids that the next step starts from.
+    tokens: Tensor,
+    /// U32 [rows]: their positions.
+    positions: Tensor,
+    /// U32 [rows]: the cache rows that their keys and values go to.
+    slots: Tensor,
+    /// U32 [1]: keys in the cache.
+    past: Tensor,
+    /// U32 [rows, capacity]: the cache row of each key.
+    table: Tensor,
+    /// U32 [rows]: the row that each beam continues.
+    parents: Tensor,
+    /// U32 [rows, history capacity] and U32 [2]: ids that penalties see.
+    history: Tensor,
+    lengths: Tensor,
+    eos: Tensor,
+    /// F32 and U32 [rows, candidates]: the beams' best continuations.
+    candidates: Option<(Tensor, Tensor)>,
+}
+
+impl<'a> Session<'a> {
+    fn new(model: &'a Qllama, device: &Device, prompt: &Prompt, options: &'a GenerateOptions) -> Result<Session<'a>> {
+        let (batch, prompt_rows, beams) = (prompt.batch, prompt.rows, options.num_beams);
+        let rows = batch * beams;
+        let new = options.max_new_tokens;
+        let capacity = prompt_rows + new;
+        let kept: Vec<usize> =
+            prompt.attention_mask.chunks(prompt_rows).map(|m| m.iter().sum::<u32>() as usize).collect();
+        let need = kept.iter().max().copied().unwrap_or(0) + new - 1;
+        if need > model.config.max_position_embeddings {
+            return Err(Error::Context { need, max: model.config.max_position_embeddings });
+        }
+
+        let mut pool = device.pool();
+        let heads = model.heads();
+        // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
+        let cache_rows = batch * prompt_rows + rows * new;
+        let width = heads.kv_heads * heads.head_dim;
+        let mut caches = Vec::with_capacity(model.layers.len());
+        for _ in &model.layers {
+            let k = pool.alloc(options.kv_cache, &[cache_rows, width])?;
+            caches.push(KvCache { k, v: pool.alloc(options.kv_cache, &[cache_rows, width])? });
+        }
+        let own = |row: usize, t: usize| (batch * prompt_rows + row * new + t - prompt_rows) as u32;
+        let table: Vec<u32> = (0..rows)
+            .flat_map(|row| {
+                let first = row / beams * prompt_rows;
+                (0..capacity).map(move |t| if t < prompt_rows { (first + t) as u32 } else { own(row, t) })
+            })
+            .collect();
+        let slots: Vec<u32> = (0..rows).map(|row| own(row, prompt_rows)).collect();
+        let positions: Vec<u32> = (0..rows).map(|row| kept[row / beams] as u32).collect();
+        let history_rows = prompt.history.len() + new;
+        let state = State {
+            rows,
+            tokens: pool.alloc(DType::U32, &[rows])?,
+            positions: pool.u32(&[rows], &positions)?,
+            slots: pool.u32(&[rows], &slots)?,
+            past: pool.u32(&[1], &[prompt_rows as u32])?,
+            table: pool.u32(&[rows, capacity], &table)?,
+            parents: pool.u32(&[rows], &(0..rows as u32).collect::<Vec<_>>())?,
+            history: pool.alloc(DType::U32, &[rows, history_rows])?,
+            lengths: pool.alloc(DType::U32, &[2])?,
+            eos: pool.u32(
+                &[options.eos_token_ids.len().max(1)],
+                if options.eos_token_ids.is_empty() { &[u32::MAX] } else { &options.eos_token_ids },
+            )?,
+            candidates: None,
+        };
+        let padded = prompt.attention_mask.contains(&0);
+        let prompt_mask =
+            padded.then(|| pool.u32(&[batch, prompt_rows], prompt.attention_mask)).transpose()?;
+        let decode_mask: Vec<u32> = (0..rows)
+            .flat_map(|row| {
+                let of_prompt = &prompt.attention_mask[row / beams * prompt_rows..][..prompt_rows];
+                of_prompt.iter().copied().chain(std::iter::repeat_n(1, new))
+            })
+            .collect();
+        let decode_mask = padded.then(|| pool.u32(&[rows, capacity], &decode_mask)).transpose()?;
+
+        let mut r = Recording::new();
+        let prompt_positions: Vec<u32> = prompt
+            .attention_mask
+            .chunks(prompt_rows)
+            .flat_map(|mask| {
+                mask.iter().scan(0, |ones, &m| {
+                    *ones += m;
+                    Some(if m == 0 { 1 } else { *ones - 1 })
+                })
+            })
+            .collect();
+        let all = batch * prompt_rows;
+        let pass = Pass {
+            embeddings: prompt.embeddings,
+            batch,
+            rows: prompt_rows,
+            positions: pool.u32(&[all], &prompt_positions)?,
+            slots: pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?,
+            caches: &caches,
+            keys: Keys::Rows { count: prompt_rows, batches: batch },
+            mask: Mask::Causal { attention_mask: prompt_mask, zero_queries: prompt.zero_queries },
+            cross: prompt.cross,
+        };
+        let passed = model.record(&mut r, &pass, &Observed::default());
+        let last: Vec<u32> = (0..batch).map(|b| ((b + 1) * prompt_rows - 1) as u32).collect();
+        let last = pool.u32(&[batch], &last)?;
+        let hidden = gather_rows(&mut r, passed.last_hidden_state, last);
+        let mut logits = model.logits(&mut r, hidden);
+        if beams > 1 {
+            let each = pool.u32(&[rows], &(0..rows).map(|row| (row / beams) as u32).collect::<Vec<_>>())?;
+            logits = gather_rows(&mut r, logits, each);
+        }
+        let mut state = state;
+        state.candidates = state.choose(&mut r, logits, options, &mut pool)?;
+        let prefill = device.prepare(&r)?;
+
+        let mut r = Recording::new();
+        if beams > 1 {
+            reorder(&mut r, state.table, state.parents, state.past, prompt_rows, beams);
+        }
+        let x = r.scratch_f32(&[rows, model.config.hidden_size]);
+        embed(&mut r, &model.embed_tokens, state.tokens, x, Rows::all(x));
+        let pass = Pass {
+            embeddings: x,
+            batch: rows,
+            rows: 1,
+            positions: state.positions,
+            slots: state.slots,
+            caches: &caches,
+            keys: Keys::Cached { table: state.table, past: state.past },
+            mask: Mask::Causal { attention_mask: decode_mask, zero_queries: 0 },
+            cross: None,
+        };
+        let passed = model.record(&mut r, &pass, &Observed::default());
+        let logits = model.logits(&mut r, passed.last_hidden_state);
+        advance(&mut r, state.table, state.past, state.positions, state.slots);
+        let again = state.choose(&mut r, logits, options, &mut pool)?;
+        debug_assert_eq!(again, state.candidates);
+        let decode = device.prepare(&r)?;
+        let reader = device.reader(4 * rows + state.candidates.map_or(0, |(v, i)| v.size_bytes() + i.size_bytes()))?;
+        Ok(Session {
+            options,
+            device: device.clone(),
+            _pool: pool,
+            batch,
+            state,
+            prefill,
+            decode,
+            reader,
+            history: prompt.history.to_vec(),
+        })
+    }
+
+    /// Greedy search and sampling.
+    async fn single(
+        &mut self,
+        on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
+    ) -> Result<Vec<Vec<Generated>>> {
+        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); self.batch];
+        let mut open = vec![true; self.batch];
+        let mut chosen = vec![0u32; self.batch];
+        for step in 0..self.options.max_new_tokens {
+            self.tell_history(|row| &ids[row])?;
+            self.device.run(if step == 0 { &self.prefill } else { &self.decode })?;
+            self.reader.read(&[self.state.tokens], bytemuck::cast_slice_mut(&mut chosen)).await?;
+            for (row, &id) in chosen.iter().enumerate() {
+                if id == u32::MAX {
+                    return Err(not_finite(step));
+                }
+                // A finished row goes on with padding, which nobody is told of.
+                ids[row].push(if open[row] { id } else { 0 });
+                if open[row] {
+                    open[row] = !self.options.eos_token_ids.contains(&id);
+                    if !on_token(Some((row, id))) {
+                        return Err(Error::Aborted);
+                    }
+                }
+            }
+            if !open.contains(&true) {
+                break;
+            }
+        }
+        let cut = |mut ids: Vec<u32>| {
+            if let Some(end) = ids.iter().position(|id| self.options.eos_token_ids.contains(id)) {
+                ids.truncate(end + 1);
+            }
+            vec![Generated { ids, score: 0.0 }]
+        };
+        Ok(ids.into_iter().map(cut).collect())
+    }
+
+    async fn beams(&mut self, on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool) -> Result<Vec<Vec<Generated>>> {
+        let beams = self.options.num_beams;
+        let options = BeamOptions {
+            num_beams: beams,
+            num_return_sequences: self.options.num_return_sequences,
+            length_penalty: self.options.length_penalty,
+            early_stopping: self.options.early_stopping,
+            max_new_tokens: self.options.max_new_tokens,
+            eos_token_ids: self.options.eos_token_ids.clone(),
+        };
+        let mut searches: Vec<BeamSearch> = (0..self.batch).map(|_| BeamSearch::new(options.clone())).collect();
+        let (values, ids) = self.state.candidates.expect("beams have candidates");
+        let count = values.width();
+        let mut words = vec![0u32; values.len() + ids.len()];
+        for step in 0..self.options.max_new_tokens {
+            self.tell_history(|row| searches[row / beams].ids(row % beams))?;
+            self.device.run(if step == 0 { &self.prefill } else { &self.decode })?;
+            self.reader.read(&[values, ids], bytemuck::cast_slice_mut(&mut words)).await?;
+            let (values, ids) = words.split_at(values.len());
+            if ids.chunks(count).any(|row| row[0] == u32::MAX) {
+                return Err(not_finite(step));
+            }
+            let candidate = |i: usize| (f32::from_bits(values[i]), ids[i]);
+            let of_row = |row: usize| {
+                (row * count..(row + 1) * count).map(candidate).filter(|c| c.1 != u32::MAX).collect::<Vec<_>>()
+            };
+            let (mut parents, mut tokens, mut done) = (Vec::new(), Vec::new(), true);
+            for (picture, search) in searches.iter_mut().enumerate() {
+                let rows: Vec<_> = (picture * beams..(picture + 1) * beams).map(of_row).collect();
+                let chosen = search.step(&rows);
+                parents.extend(chosen.parents.iter().map(|p| (picture * beams + p) as u32));
+                tokens.extend(chosen.tokens);
+                done &= chosen.done;
+            }
+            if !on_token(None) {
+                return Err(Error::Aborted);
+            }
+            if done {
+                break;
+            }
+            self.device.write_all(self.state.parents, &parents)?;
+            self.device.write_all(self.state.tokens, &tokens)?;
+        }
+        let sequences = |search: BeamSearch| {
+            search.finish().into_iter().map(|h| Generated { ids: h.ids, score: h.score }).collect()
+        };
+        Ok(searches.into_iter().map(sequences).collect())
+    }
+
+    /// Uploads the ids that penalties see, where there are any.
+    fn tell_history<'i>(&self, ids: impl Fn(usize) -> &'i [u32]) -> Result<()> {
+        if !self.options.penalised() {
+            return Ok(());
+        }
+        let width = self.state.history.width();
+        let mut history = vec![0; self.state.rows * width];
+        let mut length = 0;
+        for (row, out) in history.chunks_mut(width).enumerate() {
+            let generated = ids(row);
+            length = self.history.len() + generated.len();
+            out[..self.history.len()].copy_from_slice(&self.history);
+            out[self.history.len()..length].copy_from_slice(generated);
+        }
+        self.device.write_all(self.state.history, &history)?;
+        self.device.write_all(self.state.lengths, &[length as u32, self.history.len() as u32])
+    }
+}
+
+impl State {
+    /// Records the choice of the next tokens: into `tokens`, or for beams the candidates, which are returned.
+    fn choose(
+        &self,
+        r: &mut Recording,
+        logits: Tensor,
+        options: &GenerateOptions,
+        pool: &mut Pool,
+    ) -> Result<Option<(Tensor, Tensor)>> {
+        let scores = if options.num_beams > 1 { log_softmax(r, logits) } else { logits };
+        if options.penalised() {
+            let penalties = Penalties {
+                repetition_penalty: options.repetition_penalty,
+                no_repeat_ngram_size: options.no_repeat_ngram_size,
+                min_new_tokens: options.min_new_tokens,
+            };
+            penalize(r, scores, self.history, self.lengths, self.eos, penalties);
+        }
+        if options.num_beams > 1 {
+            let count = (1 + options.eos_token_ids.len()).max(2) * options.num_beams;
+            let (values, ids) = match self.candidates {
+                Some(made) => made,
+                None => {
+                    let shape = [self.rows, count];
+                    (pool.alloc(DType::F32, &shape)?, pool.alloc(DType::U32, &shape)?)
+                }
+            };
+            top_k(r, scores, values, ids);
+            return Ok(Some((values, ids)));
+        }
+        match &options.sampling {
+            Some(sampling) => sample(r, scores, self.past, sampling.clone(), self.tokens),
+            None => argmax(r, scores, self.tokens),
+        }
+        Ok(None)
+    }
+}
+
+fn not_finite(step: usize) -> Error {
+    Error::NonFinite { what: "logits".into(), index: step as u64 }
+}

@@ -1,0 +1,542 @@
+//! A whole checkpoint on a device: pictures and texts in; captions, embeddings and match tables out.
+
+use crate::checkpoint::Checkpoint;
+use crate::clip::{AttentionPool, ItmHead};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::executor::{Device, Pool};
+use crate::generate::{GenerateOptions, Generated, Prompt, generate};
+use crate::image::Preprocessor;
+use crate::matrix::Matrix;
+use crate::ops::Rows;
+use crate::ops::add_rows::add_rows;
+use crate::ops::attention::{Keys, Mask};
+use crate::ops::copy_rows::copy_rows;
+use crate::ops::embed::embed;
+use crate::ops::gather_rows::gather_rows;
+use crate::ops::linear::{Epilogue, linear};
+use crate::ops::normalize::normalize;
+use crate::ops::rope::KvCache;
+use crate::qllama::{CrossKeyValues, CrossStates, Observed, Pass, Passed, Qllama};
+use crate::recording::Recording;
+use crate::source::Source;
+use crate::tensor::{DType, Tensor};
+use crate::text::Tokenizer;
+use crate::vit::InternVit;
+use crate::weights::{Loader, OnBytes};
+
+/// The rows of a text that `encode_text` and image-text matching take: longer texts are cut, shorter ones padded.
+pub const TEXT_ROWS: usize = 80;
+
+/// Small files of a checkpoint are refused above this size.
+const SMALL_FILE_BYTES: u64 = 32 << 20;
+
+/// Which image embedding: of the vision rows alone (InternVL-C), or with QLLaMA's query tokens (InternVL-G).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    C,
+    G,
+}
+
+/// Pictures made ready: f32 [batch, 3, height, width], normalised.
+#[derive(Clone, Debug)]
+pub struct PixelValues {
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub values: Vec<f32>,
+}
+
+/// InternViT's rows of some pictures, on the device.
+pub struct Vision {
+    _pool: Pool,
+    /// [images * rows, vision_hidden_size]
+    pub states: Tensor,
+    pub images: usize,
+    pub rows: usize,
+}
+
+/// Cross-attention's keys and values of some pictures, on the device.
+pub struct Crossed {
+    _pool: Pool,
+    pub states: CrossStates,
+}
+
+/// What loading has to report.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    pub bytes: u64,
+    pub total: u64,
+}
+
+/// What a checkpoint needs of a device.
+#[derive(Clone, Debug)]
+pub struct ModelPlan {
+    /// Bytes of each part's weights on the device.
+    pub parts: Vec<(&'static str, u64)>,
+    /// Names of the tensors that the model reads.
+    pub tensors: Vec<String>,
+}
+
+/// The CLIP and matching heads; each is there if the checkpoint has it.
+struct Heads {
+    clip_projector: Option<AttentionPool>,
+    clip_projector2: Option<AttentionPool>,
+    /// [clip_embed_dim, hidden_size]
+    text_projection: Option<Matrix>,
+    itm: Option<ItmHead>,
+    logit_scale: f32,
+}
+
+/// A loaded checkpoint.
+pub struct Model {
+    pub config: Config,
+    pub preprocessor: Preprocessor,
+    device: Device,
+    checkpoint: Checkpoint,
+    tokenizer: Option<Tokenizer>,
+    parts: Parts,
+    _pool: Pool,
+}
+
+struct Parts {
+    vision: Option<InternVit>,
+    decoder: Qllama,
+    cross: CrossKeyValues,
+    heads: Option<Heads>,
+    /// [num_query_token, hidden_size]
+    query_tokens: Option<Tensor>,
+}
+
+/// How much of a decoder pass [`Model::pass_alone`] needs to know.
+struct Alone<'a> {
+    batch: usize,
+    rows: usize,
+    mask: Mask,
+    cross: Option<&'a CrossStates>,
+}
+
+impl Parts {
+    /// Loads, or plans to load, everything. `after_part` is told of each part with the bytes loaded so far.
+    async fn load(
+        loader: &mut Loader<'_>,
+        config: &Config,
+        after_part: &mut dyn FnMut(&'static str, u64),
+    ) -> Result<Parts> {
+        let prefix = config.prefix();
+        let text = &config.text;
+        let vision = match &config.vision {
+            Some(vision) => Some(InternVit::load(loader, vision).await?),
+            None => None,
+        };
+        after_part("InternViT", loader.device_bytes);
+        let cross = CrossKeyValues::load(loader, prefix, text).await?;
+        after_part("cross-attention keys and values", loader.device_bytes);
+        let decoder = Qllama::load(loader, prefix, text).await?;
+        after_part("QLLaMA", loader.device_bytes);
+        let (mut heads, mut query_tokens) = (None, None);
+        if let (Some(clip), Some(vision)) = (&config.clip, &config.vision) {
+            let shape = [1, text.num_query_token, text.hidden_size];
+            query_tokens = Some(loader.f32("query_tokens", &shape).await?.reshape(&shape[1..]));
+            let (outputs, pool_heads) = (clip.clip_embed_dim, clip.attn_pool_num_heads);
+            heads = Some(Heads {
+                clip_projector: if loader.has("clip_projector.norm1_q.weight") {
+                    let width = vision.hidden_size;
+                    Some(AttentionPool::load(loader, "clip_projector", width, pool_heads, outputs).await?)
+                } else {
+                    None
+                },
+                clip_projector2: if loader.has("clip_projector2.norm1_q.weight") {
+                    let width = text.hidden_size;
+                    Some(AttentionPool::load(loader, "clip_projector2", width, pool_heads, outputs).await?)
+                } else {
+                    None
+                },
+                text_projection: if loader.has("text_projection") {
+                    Some(loader.transposed("text_projection", text.hidden_size, outputs).await?)
+                } else {
+                    None
+                },
+                itm: if loader.has("itm_head.weight") {
+                    Some(ItmHead::load(loader, text.hidden_size).await?)
+                } else {
+                    None
+                },
+                logit_scale: if loader.has("logit_scale") { loader.host_f32("logit_scale", &[]).await?[0] } else { 0.0 },
+            });
+        }
+        after_part("CLIP heads", loader.device_bytes);
+        Ok(Parts { vision, decoder, cross, heads, query_tokens })
+    }
+}
+
+/// Reads a checkpoint's `config.json` and decides by its tensors' names what the file alone does not say.
+pub async fn read_config(checkpoint: &Checkpoint) -> Result<Config> {
+    let mut config = checkpoint.config.clone();
+    config.text.cross_attention = checkpoint.names().any(|name| name.contains(".cross_attn.q_proj."));
+    Ok(config)
+}
+
+/// What a checkpoint needs of a device whose largest binding is `max_binding_bytes`; reads no weights.
+///
+/// # Errors
+/// `E_MISSING_TENSOR`, `E_SHAPE` and `E_DTYPE` where the checkpoint does not fit its `config.json`.
+pub async fn plan(checkpoint: &Checkpoint, config: &Config, max_binding_bytes: u64) -> Result<ModelPlan> {
+    let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), max_binding_bytes);
+    let mut parts = Vec::new();
+    let mut before = 0;
+    Parts::load(&mut loader, config, &mut |name, bytes| {
+        parts.push((name, bytes - before));
+        before = bytes;
+    })
+    .await?;
+    checkpoint.require(&loader.requirements)?;
+    Ok(ModelPlan { parts, tensors: loader.requirements.into_iter().map(|r| r.name).collect() })
+}
+
+impl Model {
+    /// Loads a checkpoint. Everything is checked before the first weight is read.
+    ///
+    /// # Errors
+    /// The files' and the device's; see [`Error`].
+    pub async fn load(
+        source: Box<dyn Source>,
+        device: &Device,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        let checkpoint = Checkpoint::open(source).await?;
+        let config = read_config(&checkpoint).await?;
+        let plan = plan(&checkpoint, &config, device.info().max_binding_bytes).await?;
+        let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
+            None => None,
+        };
+        let preprocessor = match checkpoint.read_small("preprocessor_config.json", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Preprocessor::from_bytes("preprocessor_config.json", &bytes)?,
+            None => Preprocessor::new(config.vision.as_ref().map_or(224, |v| v.image_size)),
+        };
+        let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
+        let mut progress = Progress { bytes: 0, total };
+        let mut pool = device.pool();
+        let on_bytes: OnBytes = &mut |bytes| {
+            progress.bytes += bytes;
+            on_progress(progress);
+        };
+        let mut loader = Loader::load(&checkpoint, config.quantization.as_ref(), &mut pool, on_bytes);
+        let parts = Parts::load(&mut loader, &config, &mut |_, _| {}).await?;
+        Ok(Model { config, preprocessor, device: device.clone(), checkpoint, tokenizer, parts, _pool: pool })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The decoder, for callers that record passes of their own.
+    pub fn decoder(&self) -> &Qllama {
+        &self.parts.decoder
+    }
+
+    /// # Errors
+    /// `E_IO` when the checkpoint has no `tokenizer.model`.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| Error::Io {
+            file: "tokenizer.model".into(),
+            reason: "not in the checkpoint's folder, and texts need it".into(),
+        })
+    }
+
+    /// InternViT over some pictures of one size.
+    ///
+    /// # Errors
+    /// `E_INPUT_SHAPE` for a size that patches do not divide, `E_NONFINITE`, and the device's errors.
+    pub async fn vision(&self, pixels: &PixelValues) -> Result<Vision> {
+        let vit = self.part(&self.parts.vision, "InternViT (vision_model)")?;
+        let patch = vit.config.patch_size;
+        let whole = |n: usize| n >= patch && n.is_multiple_of(patch);
+        if pixels.batch == 0
+            || !whole(pixels.height)
+            || !whole(pixels.width)
+            || pixels.values.len() != pixels.batch * 3 * pixels.height * pixels.width
+        {
+            return Err(Error::InputShape {
+                what: "pixel_values".into(),
+                expected: format!("[pictures, 3, height, width] with sides that are multiples of {patch}"),
+                found: format!("[{}, 3, {}, {}]", pixels.batch, pixels.height, pixels.width),
+            });
+        }
+        check_finite("pixel_values", &pixels.values)?;
+        let mut work = self.device.pool();
+        let input = work.f32(&[pixels.batch, 3, pixels.height, pixels.width], &pixels.values)?;
+        let mut r = Recording::new();
+        let states = *vit.record(&mut r, &mut work, input)?.last().expect("embeddings at least");
+        let mut pool = self.device.pool();
+        let states = pool.keep(&mut r, states)?;
+        self.device.play(&r)?;
+        Ok(Vision { _pool: pool, states, images: pixels.batch, rows: vit.rows(pixels.height, pixels.width) })
+    }
+
+    /// Vision rows that another tool made: f32 [images, rows, vision_hidden_size].
+    pub fn vision_from(&self, images: usize, rows: usize, values: &[f32]) -> Result<Vision> {
+        let width = self.config.text.vision_hidden_size;
+        if images == 0 || rows == 0 || values.len() != images * rows * width {
+            return Err(Error::InputShape {
+                what: "vision_hidden_states".into(),
+                expected: format!("[pictures, rows, {width}]"),
+                found: format!("{} values for {images} picture(s) of {rows} row(s)", values.len()),
+            });
+        }
+        check_finite("vision_hidden_states", values)?;
+        let mut pool = self.device.pool();
+        let states = pool.f32(&[images * rows, width], values)?;
+        Ok(Vision { _pool: pool, states, images, rows })
+    }
+
+    /// Cross-attention's keys and values of some pictures: once a picture, whatever is asked of it then.
+    pub fn cross_states(&self, vision: &Vision) -> Result<Crossed> {
+        let text = &self.config.text;
+        let mut pool = self.device.pool();
+        let mut layers = Vec::with_capacity(text.num_hidden_layers);
+        for i in 0..text.num_hidden_layers {
+            layers.push(if text.cross_attends(i) {
+                Some(pool.alloc(DType::F32, &[vision.images * vision.rows, 2 * text.hidden_size])?)
+            } else {
+                None
+            });
+        }
+        let states = CrossStates { layers, images: vision.images, rows: vision.rows };
+        let mut r = Recording::new();
+        self.parts.cross.record(&mut r, vision.states, &states);
+        self.device.play(&r)?;
+        Ok(Crossed { _pool: pool, states })
+    }
+
+    /// Generates from the query tokens (where there is a picture) followed by a prompt's ids, the same for each
+    /// picture. See [`generate`] for `on_token` and errors.
+    pub async fn generate(
+        &self,
+        crossed: Option<&Crossed>,
+        prompt_ids: &[u32],
+        options: &GenerateOptions,
+        on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
+    ) -> Result<Vec<Vec<Generated>>> {
+        self.check_ids(prompt_ids)?;
+        let h = self.config.text.hidden_size;
+        let batch = crossed.map_or(1, |c| c.states.images);
+        let queries = if crossed.is_some() { self.config.text.num_query_token } else { 0 };
+        let rows = queries + prompt_ids.len();
+        if rows == 0 {
+            return Err(Error::Input { reason: "the prompt is empty".into() });
+        }
+        let mut pool = self.device.pool();
+        let embeddings = pool.alloc(DType::F32, &[batch * rows, h])?;
+        let mut r = Recording::new();
+        if queries > 0 {
+            self.record_queries(&mut r, embeddings, batch, rows)?;
+        }
+        if !prompt_ids.is_empty() {
+            let ids: Vec<u32> = (0..batch).flat_map(|_| prompt_ids.iter().copied()).collect();
+            let ids = pool.u32(&[ids.len()], &ids)?;
+            let to = Rows { batch, rows: prompt_ids.len(), stride: rows, first: queries };
+            embed(&mut r, &self.parts.decoder.embed_tokens, ids, embeddings, to);
+        }
+        self.device.play(&r)?;
+        let prompt = Prompt {
+            embeddings,
+            batch,
+            rows,
+            attention_mask: &vec![1; batch * rows],
+            zero_queries: queries,
+            cross: crossed.map(|c| &c.states),
+            history: if crossed.is_some() { &[self.config.text.bos_token_id] } else { prompt_ids },
+        };
+        generate(&self.parts.decoder, &self.device, &prompt, options, on_token).await
+    }
+
+    /// Image embeddings, not normalised: [images, clip_embed_dim].
+    ///
+    /// # Errors
+    /// `E_STATE` when the checkpoint lacks the heads.
+    pub async fn embed_image(&self, vision: &Vision, crossed: Option<&Crossed>, mode: Mode) -> Result<Vec<f32>> {
+        let heads = self.part(&self.parts.heads, "the CLIP heads")?;
+        let images = vision.images;
+        let mut r = Recording::new();
+        let mut pool = self.device.pool();
+        let projector = self.part(&heads.clip_projector, "clip_projector")?;
+        let mut out = projector.record(&mut r, vision.states, images);
+        if mode == Mode::G {
+            let projector = self.part(&heads.clip_projector2, "clip_projector2")?;
+            let crossed = crossed.expect("mode G takes the picture's keys and values");
+            let queries = self.config.text.num_query_token;
+            let x = r.scratch_f32(&[images * queries, self.config.text.hidden_size]);
+            self.record_queries(&mut r, x, images, queries)?;
+            let alone =
+                Alone { batch: images, rows: queries, mask: Mask::None, cross: Some(&crossed.states) };
+            let passed = self.pass_alone(&mut r, &mut pool, x, alone)?;
+            let pooled = projector.record(&mut r, passed.last_hidden_state, images);
+            out = normalize(&mut r, out);
+            let g = normalize(&mut r, pooled);
+            add_rows(&mut r, out, Rows::all(out), g);
+        }
+        let out = pool.keep(&mut r, out)?;
+        self.device.play(&r)?;
+        self.device.read_f32(out).await
+    }
+
+    /// Text embeddings, not normalised: [texts, clip_embed_dim]. `ids` is [texts, rows]: with BOS and EOS, padded on
+    /// the right with 0.
+    pub async fn embed_text(&self, ids: &[u32], texts: usize) -> Result<Vec<f32>> {
+        let heads = self.part(&self.parts.heads, "the CLIP heads")?;
+        let projection = self.part(&heads.text_projection, "text_projection")?;
+        let rows = self.check_texts(ids, texts)?;
+        let mut pool = self.device.pool();
+        let mut r = Recording::new();
+        let x = r.scratch_f32(&[texts * rows, self.config.text.hidden_size]);
+        let ids_tensor = pool.u32(&[texts * rows], ids)?;
+        embed(&mut r, &self.parts.decoder.embed_tokens, ids_tensor, x, Rows::all(x));
+        let kept: Vec<u32> = ids.iter().map(|&id| u32::from(id > 0)).collect();
+        let mask = pool.u32(&[texts, rows], &kept)?;
+        let mask = Mask::Causal { attention_mask: Some(mask), zero_queries: 0 };
+        let passed = self.pass_alone(&mut r, &mut pool, x, Alone { batch: texts, rows, mask, cross: None })?;
+        let last: Vec<u32> = kept
+            .chunks(rows)
+            .enumerate()
+            .map(|(text, kept)| (text * rows) as u32 + kept.iter().sum::<u32>().max(1) - 1)
+            .collect();
+        let last = pool.u32(&[texts], &last)?;
+        let hidden = gather_rows(&mut r, passed.last_hidden_state, last);
+        let out = linear(&mut r, hidden, projection, Epilogue::default());
+        let out = pool.keep(&mut r, out)?;
+        self.device.play(&r)?;
+        self.device.read_f32(out).await
+    }
+
+    /// `logits_per_image = exp(logit_scale) * normalise(image) @ normalise(text)^T`: [images, texts].
+    pub fn logits_per_image(&self, images: &[f32], texts: &[f32]) -> Result<Vec<f32>> {
+        let heads = self.part(&self.parts.heads, "the CLIP heads")?;
+        let width = self.config.clip.as_ref().map_or(1, |c| c.clip_embed_dim);
+        let unit = |row: &[f32]| {
+            let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+            row.iter().map(|v| v / norm).collect::<Vec<_>>()
+        };
+        let texts: Vec<Vec<f32>> = texts.chunks(width).map(unit).collect();
+        let scale = heads.logit_scale.exp();
+        let row = |image: &[f32]| {
+            let image = unit(image);
+            texts.iter().map(|t| scale * image.iter().zip(t).map(|(a, b)| a * b).sum::<f32>()).collect::<Vec<_>>()
+        };
+        Ok(images.chunks(width).flat_map(row).collect())
+    }
+
+    /// Image-text matching: `[images, texts, 2]` logits, the second for "they match". `ids` as in
+    /// [`Model::embed_text`]. Every text is compared with every picture.
+    pub async fn itm(&self, crossed: &[Crossed], ids: &[u32], texts: usize) -> Result<Vec<f32>> {
+        let heads = self.part(&self.parts.heads, "the CLIP heads")?;
+        let head = self.part(&heads.itm, "itm_head")?;
+        let text_rows = self.check_texts(ids, texts)?;
+        let queries = self.config.text.num_query_token;
+        let rows = queries + text_rows;
+        let mut pool = self.device.pool();
+        let ids_tensor = pool.u32(&[texts * text_rows], ids)?;
+        // Padding only, and no causal part: queries and text see each other both ways.
+        let mut mask = vec![0.0f32; texts * rows * rows];
+        for (text, ids) in ids.chunks(text_rows).enumerate() {
+            for row in mask[text * rows * rows..][..rows * rows].chunks_mut(rows) {
+                row[queries..].iter_mut().zip(ids).for_each(|(m, &id)| *m = if id > 0 { 0.0 } else { f32::MIN });
+            }
+        }
+        let mask = Mask::Additive(pool.f32(&[texts, rows, rows], &mask)?);
+        let mut logits = Vec::with_capacity(crossed.len() * texts * 2);
+        for picture in crossed {
+            let mut r = Recording::new();
+            let x = r.scratch_f32(&[texts * rows, self.config.text.hidden_size]);
+            self.record_queries(&mut r, x, texts, rows)?;
+            let to = Rows { batch: texts, rows: text_rows, stride: rows, first: queries };
+            embed(&mut r, &self.parts.decoder.embed_tokens, ids_tensor, x, to);
+            let alone = Alone { batch: texts, rows, mask, cross: Some(&picture.states) };
+            let passed = self.pass_alone(&mut r, &mut pool, x, alone)?;
+            let of_queries = r.scratch_f32(&[texts * queries, self.config.text.hidden_size]);
+            let from = Rows { batch: texts, rows: queries, stride: rows, first: 0 };
+            copy_rows(&mut r, passed.last_hidden_state, from, of_queries, Rows::all(of_queries));
+            let out = head.record(&mut r, of_queries, texts);
+            let out = pool.keep(&mut r, out)?;
+            self.device.play(&r)?;
+            logits.extend(self.device.read_f32(out).await?);
+        }
+        Ok(logits)
+    }
+
+    /// The learned query tokens, into the first rows of each sequence of `x`.
+    fn record_queries(&self, r: &mut Recording, x: Tensor, batch: usize, stride: usize) -> Result<()> {
+        let tokens = *self.part(&self.parts.query_tokens, "query_tokens")?;
+        let to = Rows { batch, rows: self.config.text.num_query_token, stride, first: 0 };
+        copy_rows(r, tokens, Rows::all(tokens), x, to);
+        Ok(())
+    }
+
+    /// `forward_train`: a pass without a cache to keep; positions count from 0.
+    fn pass_alone(&self, r: &mut Recording, pool: &mut Pool, x: Tensor, alone: Alone) -> Result<Passed> {
+        let Alone { batch, rows, mask, cross } = alone;
+        let decoder = &self.parts.decoder;
+        let heads = decoder.heads();
+        let width = heads.kv_heads * heads.head_dim;
+        let limit = decoder.config.max_position_embeddings;
+        if rows > limit {
+            return Err(Error::Context { need: rows, max: limit });
+        }
+        let caches: Vec<_> = (0..decoder.layers.len())
+            .map(|_| KvCache { k: r.scratch_f32(&[batch * rows, width]), v: r.scratch_f32(&[batch * rows, width]) })
+            .collect();
+        let positions: Vec<u32> = (0..batch).flat_map(|_| 0..rows as u32).collect();
+        let slots: Vec<u32> = (0..(batch * rows) as u32).collect();
+        let pass = Pass {
+            embeddings: x,
+            batch,
+            rows,
+            positions: pool.u32(&[batch * rows], &positions)?,
+            slots: pool.u32(&[batch * rows], &slots)?,
+            caches: &caches,
+            keys: Keys::Rows { count: rows, batches: batch },
+            mask,
+            cross,
+        };
+        Ok(decoder.record(r, &pass, &Observed::default()))
+    }
+
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.config.text.vocab_size;
+        match ids.iter().position(|&id| id as usize >= vocab) {
+            Some(index) => Err(Error::Token { index, id: ids[index].into(), vocab }),
+            None => Ok(()),
+        }
+    }
+
+    /// Rows a text of `ids` [texts, rows].
+    fn check_texts(&self, ids: &[u32], texts: usize) -> Result<usize> {
+        if texts == 0 || ids.is_empty() || !ids.len().is_multiple_of(texts) {
+            return Err(Error::InputShape {
+                what: "text_ids".into(),
+                expected: "[texts, rows] with at least one of each".into(),
+                found: format!("{} ids for {texts} text(s)", ids.len()),
+            });
+        }
+        self.check_ids(ids)?;
+        Ok(ids.len() / texts)
+    }
+
+    fn part<'p, T>(&self, part: &'p Option<T>, name: &str) -> Result<&'p T> {
+        part.as_ref().ok_or_else(|| Error::State { reason: format!("this checkpoint has no {name}, which this needs") })
+    }
+}
+
+/// # Errors
+/// `E_NONFINITE` with the index of the first value that is NaN or infinite.
+pub(crate) fn check_finite(what: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(index) => Err(Error::NonFinite { what: what.into(), index: index as u64 }),
+        None => Ok(()),
+    }
+}
