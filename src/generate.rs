@@ -139,6 +139,7 @@ pub async fn generate(
 ) -> Result<Vec<Vec<Generated>>> {
     options.check()?;
     let mut session = Session::new(model, device, prompt, options)?;
+    model.decode_dispatches.set(session.decode.dispatches);
     if options.num_beams > 1 {
         session.beams(on_token).await
     } else {

@@ -76,6 +76,8 @@ pub struct ModelPlan {
     pub parts: Vec<(&'static str, u64)>,
     /// Names of the tensors that the model reads.
     pub tensors: Vec<String>,
+    /// Bytes of the largest buffer, where bindings allow one so large.
+    pub largest_buffer: u64,
 }
 
 /// The CLIP and matching heads; each is there if the checkpoint has it.
@@ -191,7 +193,8 @@ pub async fn plan(checkpoint: &Checkpoint, config: &Config, max_binding_bytes: u
     })
     .await?;
     checkpoint.require(&loader.requirements)?;
-    Ok(ModelPlan { parts, tensors: loader.requirements.into_iter().map(|r| r.name).collect() })
+    let largest_buffer = loader.largest_buffer;
+    Ok(ModelPlan { parts, largest_buffer, tensors: loader.requirements.into_iter().map(|r| r.name).collect() })
 }
 
 impl Model {
@@ -238,6 +241,11 @@ impl Model {
     /// The decoder, for callers that record passes of their own.
     pub fn decoder(&self) -> &Qllama {
         &self.parts.decoder
+    }
+
+    /// Dispatches of a decode step of the last generation.
+    pub fn dispatches_per_token(&self) -> usize {
+        self.parts.decoder.decode_dispatches.get()
     }
 
     /// # Errors

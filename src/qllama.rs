@@ -1,6 +1,8 @@
 //! QLLaMA: a LLaMA decoder whose every `cross_attention_frequency`-th layer also cross-attends, in its first
 //! `num_query_token` rows, to a picture's features (InternVL, Chen et al., 2023; LLaMA, Touvron et al., 2023).
 
+use std::cell::Cell;
+
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::matrix::Matrix;
@@ -25,6 +27,8 @@ pub struct Qllama {
     /// [vocab_size, hidden_size]
     pub lm_head: Matrix,
     pub rope: RopeTables,
+    /// Dispatches of the last generation's decode step, for `qllama bench`.
+    pub decode_dispatches: Cell<usize>,
 }
 
 /// One decoder layer.
@@ -90,6 +94,13 @@ pub struct Observed {
     pub cross_attentions: Vec<Tensor>,
 }
 
+/// Weights that one decoded token passes through.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenCost {
+    pub bytes: u64,
+    pub multiply_adds: u64,
+}
+
 /// What a pass leaves.
 pub struct Passed {
     /// After the final norm: [batch * rows, hidden_size].
@@ -142,7 +153,7 @@ impl Qllama {
             embed_tokens.clone()
         };
         let rope = RopeTables::load(loader, config.rope_theta, config.head_dim, config.max_position_embeddings)?;
-        Ok(Qllama { config: config.clone(), embed_tokens, layers, norm, lm_head, rope })
+        Ok(Qllama { config: config.clone(), embed_tokens, layers, norm, lm_head, rope, decode_dispatches: Cell::new(0) })
     }
 
     /// Heads of self-attention.
@@ -233,6 +244,17 @@ impl Qllama {
         );
         let out = linear(r, attended, &cross.o_proj, Epilogue::default());
         add_rows(r, x, rows, out);
+    }
+
+    /// What one decoded token costs in weights.
+    pub fn weights_per_token(&self) -> TokenCost {
+        let matrices = self.layers.iter().flat_map(|l| [&l.qkv_proj, &l.o_proj, &l.gate_up_proj, &l.down_proj]);
+        let mut cost = TokenCost { bytes: 0, multiply_adds: 0 };
+        for matrix in matrices.chain([&self.lm_head]) {
+            cost.bytes += matrix.bytes();
+            cost.multiply_adds += (matrix.rows * matrix.cols) as u64;
+        }
+        cost
     }
 
     /// `logits = lm_head(hidden)`: [rows, vocab_size].

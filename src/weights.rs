@@ -26,6 +26,7 @@ pub struct Loader<'a> {
     /// What the calls asked for, with the bytes that it takes on the device.
     pub requirements: Vec<Requirement>,
     pub device_bytes: u64,
+    pub largest_buffer: u64,
 }
 
 enum Mode<'a> {
@@ -56,6 +57,7 @@ impl<'a> Loader<'a> {
             mode: Mode::Plan,
             requirements: Vec::new(),
             device_bytes: 0,
+            largest_buffer: 0,
         }
     }
 
@@ -246,6 +248,7 @@ impl<'a> Loader<'a> {
                 Mode::Load { pool, .. } => pool.alloc(dtype, &[rows, width])?,
             };
             self.device_bytes += tensor.size_bytes() as u64;
+            self.largest_buffer = self.largest_buffer.max(tensor.size_bytes() as u64);
             *slot = Some(tensor);
         }
         let part = Part {

@@ -1,0 +1,152 @@
+//! `qllama bench`: what the model reaches on an adapter, beside what the adapter can do at best.
+
+use std::time::Instant;
+
+use qllama::generate::GenerateOptions;
+use qllama::model::{Model, PixelValues};
+use qllama::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
+use qllama::recording::Recording;
+use qllama::tensor::DType;
+use qllama::{Device, Result};
+
+use crate::BenchArgs;
+use crate::cli::info::size;
+use crate::cli::load;
+
+/// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
+const ROOF_BYTES: usize = 96 << 20;
+const ROOF_ROUNDS: u32 = 4096;
+
+pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
+    let model = load(&args.common).await?;
+    let loaded = started.elapsed().as_secs_f64();
+    let text = &model.config.text;
+    let options = GenerateOptions {
+        max_new_tokens: args.tokens,
+        min_new_tokens: 0,
+        // No end: every round decodes as many tokens.
+        eos_token_ids: Vec::new(),
+        ..Default::default()
+    };
+    let prompt = match model.tokenizer() {
+        Ok(tokenizer) => tokenizer.encode_prompt("English caption:"),
+        Err(_) => vec![text.bos_token_id],
+    };
+    let mut rounds = Vec::new();
+    let mut first_word = None;
+    for _ in 0..args.rounds.max(1) + 1 {
+        rounds.push(round(&model, &prompt, &options).await?);
+        first_word.get_or_insert(started.elapsed().as_secs_f64() - rounds[0].decode);
+    }
+    // The first round makes pipelines.
+    rounds.remove(0);
+    let median = |of: &dyn Fn(&Round) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let (vision, prefill, decode) = (median(&|r| r.vision), median(&|r| r.prefill), median(&|r| r.decode));
+    let roofs = roofs(model.device()).await?;
+    let rows = prompt.len() + if model.config.vision.is_some() { text.num_query_token } else { 0 };
+    let steps = (args.tokens - 1).max(1) as f64;
+    let weights = model.decoder().weights_per_token();
+    let prefill_rate = rows as f64 / prefill;
+    let decode_rate = steps / decode;
+    let read = weights.bytes as f64 * decode_rate;
+    let fma = weights.multiply_adds as f64 * prefill_rate;
+    let (held, peak) = model.device().memory();
+    let info = model.device().info();
+    let json = serde_json::json!({
+        "adapter": info.name, "backend": info.backend,
+        "load_seconds": loaded, "first_word_seconds": first_word,
+        "vision_seconds": vision, "prefill_rows": rows, "prefill_rows_per_second": prefill_rate,
+        "decode_tokens_per_second": decode_rate, "time_to_first_token_seconds": vision + prefill,
+        "dispatches_per_token": rounds[0].dispatches, "weight_bytes_per_token": weights.bytes,
+        "gpu_bytes_held": held, "gpu_bytes_peak": peak,
+        "roof_read_bytes_per_second": roofs.0, "roof_multiply_adds_per_second": roofs.1,
+        "decode_share_of_read_roof": read / roofs.0, "prefill_share_of_arithmetic_roof": fma / roofs.1,
+    });
+    if args.common.json {
+        println!("{json}");
+        return Ok(());
+    }
+    println!("adapter              {} ({})", info.name, info.backend);
+    println!("start to model ready {loaded:.2} s; to the first word {:.2} s", first_word.unwrap_or(0.0));
+    println!("vision               {vision:.3} s a picture");
+    println!("prefill              {prefill_rate:.1} rows/s ({rows} rows)");
+    println!("decode               {decode_rate:.1} tokens/s");
+    println!("time to first token  {:.3} s (vision and prefill, model ready)", vision + prefill);
+    println!("a token              {} dispatches, {} of weights read", rounds[0].dispatches, size(weights.bytes));
+    println!("GPU memory           {} held, {} at most", size(held), size(peak));
+    println!("roof, reading        {}/s; decode reads at {:.1} % of it", size(roofs.0 as u64), 100.0 * read / roofs.0);
+    println!(
+        "roof, arithmetic     {:.2} G multiply-adds/s; prefill runs at {:.1} % of it",
+        roofs.1 / 1e9,
+        100.0 * fma / roofs.1
+    );
+    Ok(())
+}
+
+/// Seconds of each phase.
+struct Round {
+    vision: f64,
+    prefill: f64,
+    decode: f64,
+    dispatches: usize,
+}
+
+async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Result<Round> {
+    let start = Instant::now();
+    let crossed = match &model.config.vision {
+        Some(v) => {
+            let side = model.preprocessor.size();
+            let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
+            debug_assert!(side >= v.patch_size);
+            let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await?;
+            let crossed = model.cross_states(&vision)?;
+            // Waits for the work, so that the phases are told apart.
+            model.device().read_f32(vision.states).await?;
+            Some(crossed)
+        }
+        None => None,
+    };
+    let vision = start.elapsed().as_secs_f64();
+    let mut first = None;
+    let generated = Instant::now();
+    model
+        .generate(crossed.as_ref(), prompt, options, &mut |_| {
+            first.get_or_insert(generated.elapsed().as_secs_f64());
+            true
+        })
+        .await?;
+    let prefill = first.unwrap_or(0.0);
+    let decode = generated.elapsed().as_secs_f64() - prefill;
+    Ok(Round { vision, prefill, decode, dispatches: model.dispatches_per_token() })
+}
+
+/// Bytes read a second, and multiply-adds a second, at best of three.
+async fn roofs(device: &Device) -> Result<(f64, f64)> {
+    let mut pool = device.pool();
+    let out = pool.alloc(DType::U32, &[invocations()])?;
+    let sums = pool.alloc(DType::F32, &[invocations()])?;
+    let words = pool.alloc(DType::U32, &[ROOF_BYTES / 4])?;
+    let rounds = if device.as_gpu().is_some() { ROOF_ROUNDS } else { ROOF_ROUNDS / 64 };
+    let mut best = (f64::MAX, f64::MAX);
+    for _ in 0..4 {
+        let mut r = Recording::new();
+        roof_read(&mut r, words, out);
+        best.0 = best.0.min(timed(device, &r, out).await?);
+        let mut r = Recording::new();
+        roof_fma(&mut r, sums, rounds);
+        best.1 = best.1.min(timed(device, &r, sums).await?);
+    }
+    Ok((ROOF_BYTES as f64 / best.0, (fmas_a_round() * u64::from(rounds)) as f64 / best.1))
+}
+
+async fn timed(device: &Device, recording: &Recording, out: qllama::tensor::Tensor) -> Result<f64> {
+    let plan = device.prepare(recording)?;
+    let start = Instant::now();
+    device.run(&plan)?;
+    device.read_u32(out).await?;
+    Ok(start.elapsed().as_secs_f64())
+}

@@ -1,0 +1,74 @@
+//! `qllama caption`.
+
+use std::io::Write;
+
+use qllama::Result;
+use qllama::generate::GenerateOptions;
+use qllama::model::Model;
+use qllama::text::DecodeStream;
+
+use crate::CaptionArgs;
+use crate::cli::{base_name, load, picture};
+
+pub async fn run(args: CaptionArgs) -> Result<()> {
+    let model = load(&args.common).await?;
+    let options = GenerateOptions {
+        num_beams: args.num_beams,
+        max_new_tokens: args.max_new_tokens,
+        min_new_tokens: args.min_new_tokens,
+        eos_token_ids: model.config.text.eos_token_ids.clone(),
+        ..Default::default()
+    };
+    options.check()?;
+    let prompt = model.tokenizer()?.encode_prompt(&args.prompt);
+    for path in &args.images {
+        let name = base_name(path);
+        let pixels = picture(&model, path, args.ignore_orientation)?;
+        let vision = model.vision(&pixels).await?;
+        let crossed = model.cross_states(&vision)?;
+        drop(vision);
+        let mut out = std::io::stdout().lock();
+        // Text appears as it is made, where greedy search makes it and a person reads it.
+        let live = !args.common.json && args.num_beams == 1;
+        if live && args.images.len() > 1 {
+            let _ = write!(out, "{name}: ");
+        }
+        let mut text = DecodeStream::new(model.tokenizer()?);
+        let generated = model
+            .generate(Some(&crossed), &prompt, &options, &mut |token| {
+                if let (true, Some((_, id))) = (live, token)
+                    && !options.eos_token_ids.contains(&id)
+                {
+                    let _ = write!(out, "{}", text.push(id));
+                    let _ = out.flush();
+                }
+                true
+            })
+            .await?;
+        let ids: Vec<u32> =
+            generated[0][0].ids.iter().copied().filter(|id| !options.eos_token_ids.contains(id)).collect();
+        print(&model, &args, &name, &ids, live, &mut out)?;
+    }
+    Ok(())
+}
+
+fn print(
+    model: &Model,
+    args: &CaptionArgs,
+    name: &str,
+    ids: &[u32],
+    live: bool,
+    out: &mut impl Write,
+) -> Result<()> {
+    let text = model.tokenizer()?.decode(ids);
+    let _ = if args.common.json {
+        writeln!(out, "{}", serde_json::json!({ "image": name, "text": text, "ids": ids }))
+    } else if live {
+        writeln!(out)
+    } else if args.images.len() > 1 {
+        writeln!(out, "{name}: {text}")
+    } else {
+        writeln!(out, "{text}")
+    };
+    Ok(())
+}

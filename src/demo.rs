@@ -1,0 +1,15 @@
+//! The demo model that is inside the binary: emoji-tiny, InternVL's architecture at toy size, trained to name emoji.
+
+use crate::source::{Memory, Source};
+
+/// The demo model's files.
+pub fn source() -> Box<dyn Source> {
+    let files: [(&str, &'static [u8]); 5] = [
+        ("config.json", include_bytes!("../models/emoji-tiny/config.json")),
+        ("model.safetensors", include_bytes!("../models/emoji-tiny/model.safetensors")),
+        ("tokenizer.model", include_bytes!("../models/emoji-tiny/tokenizer.model")),
+        ("tokenizer_config.json", include_bytes!("../models/emoji-tiny/tokenizer_config.json")),
+        ("preprocessor_config.json", include_bytes!("../models/emoji-tiny/preprocessor_config.json")),
+    ];
+    Box::new(Memory::from_static(&files))
+}
