@@ -5,6 +5,7 @@ use crate::clip::{AttentionPool, ItmHead};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::executor::{Device, Pool};
+use crate::forward::Array;
 use crate::generate::{GenerateOptions, Generated, Prompt, generate};
 use crate::image::Preprocessor;
 use crate::matrix::Matrix;
@@ -262,6 +263,25 @@ impl Model {
     /// # Errors
     /// `E_INPUT_SHAPE` for a size that patches do not divide, `E_NONFINITE`, and the device's errors.
     pub async fn vision(&self, pixels: &PixelValues) -> Result<Vision> {
+        let mut pool = self.device.pool();
+        let states = *self.run_vision(pixels, &mut pool, false)?.last().expect("embeddings at least");
+        let rows = states.rows() / pixels.batch;
+        Ok(Vision { _pool: pool, states, images: pixels.batch, rows })
+    }
+
+    /// The embeddings and each layer's output of InternViT: [images, rows, vision_hidden_size] each.
+    pub async fn vision_hidden_states(&self, pixels: &PixelValues) -> Result<Vec<Array<f32>>> {
+        let mut pool = self.device.pool();
+        let mut out = Vec::new();
+        for states in self.run_vision(pixels, &mut pool, true)? {
+            let shape = [pixels.batch, states.rows() / pixels.batch, states.width()];
+            out.push(Array::new(&shape, self.device.read_f32(states).await?));
+        }
+        Ok(out)
+    }
+
+    /// Runs InternViT and keeps its last states, or all of them, in `pool`.
+    fn run_vision(&self, pixels: &PixelValues, pool: &mut Pool, keep_all: bool) -> Result<Vec<Tensor>> {
         let vit = self.part(&self.parts.vision, "InternViT (vision_model)")?;
         let patch = vit.config.patch_size;
         let whole = |n: usize| n >= patch && n.is_multiple_of(patch);
@@ -280,11 +300,15 @@ impl Model {
         let mut work = self.device.pool();
         let input = work.f32(&[pixels.batch, 3, pixels.height, pixels.width], &pixels.values)?;
         let mut r = Recording::new();
-        let states = *vit.record(&mut r, &mut work, input)?.last().expect("embeddings at least");
-        let mut pool = self.device.pool();
-        let states = pool.keep(&mut r, states)?;
+        let mut states = vit.record(&mut r, &mut work, input)?;
+        if !keep_all {
+            states.drain(..states.len() - 1);
+        }
+        for state in &states {
+            pool.keep(&mut r, *state)?;
+        }
         self.device.play(&r)?;
-        Ok(Vision { _pool: pool, states, images: pixels.batch, rows: vit.rows(pixels.height, pixels.width) })
+        Ok(states)
     }
 
     /// Vision rows that another tool made: f32 [images, rows, vision_hidden_size].

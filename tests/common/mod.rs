@@ -1,0 +1,103 @@
+//! What the integration tests share: devices, fixtures, comparison.
+#![allow(dead_code)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use qllama::Device;
+use qllama::forward::Array;
+use qllama::gpu::{Gpu, candidates};
+use qllama::model::Model;
+use qllama::source::Folder;
+use safetensors::{Dtype, SafeTensors};
+
+/// A path in the repository.
+pub fn path(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+/// The first adapter, opened once a test program.
+pub fn gpu() -> Device {
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    let open = || {
+        pollster::block_on(async {
+            let first = candidates().await.into_iter().next();
+            let first = first.expect("no WebGPU adapter: install a Vulkan driver, for example mesa-vulkan-drivers");
+            Device::gpu(Gpu::open(first).await.unwrap())
+        })
+    };
+    DEVICE.get_or_init(open).clone()
+}
+
+pub fn load(folder: &str, device: &Device) -> Model {
+    let source = Box::new(Folder::open(&path(folder)).unwrap());
+    pollster::block_on(Model::load(source, device, &mut |_| {})).unwrap()
+}
+
+/// A fixture's inputs and expected outputs; remembers which keys a test read.
+pub struct Expected {
+    bytes: Vec<u8>,
+    read: std::cell::RefCell<BTreeSet<String>>,
+}
+
+impl Expected {
+    pub fn open(folder: &str) -> Expected {
+        let bytes = std::fs::read(path(&format!("tests/data/fixtures/{folder}/expected.safetensors"))).unwrap();
+        Expected { bytes, read: Default::default() }
+    }
+
+    fn tensors(&self) -> SafeTensors<'_> {
+        SafeTensors::deserialize(&self.bytes).unwrap()
+    }
+
+    /// All keys, in order.
+    pub fn keys(&self) -> BTreeSet<String> {
+        self.tensors().names().into_iter().map(String::from).collect()
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.tensors().tensor(key).is_ok()
+    }
+
+    pub fn f32(&self, key: &str) -> Array<f32> {
+        self.read.borrow_mut().insert(key.into());
+        let tensors = self.tensors();
+        let view = tensors.tensor(key).unwrap_or_else(|_| panic!("no key {key}"));
+        assert_eq!(view.dtype(), Dtype::F32, "{key}");
+        Array::new(view.shape(), bytemuck::pod_collect_to_vec(view.data()))
+    }
+
+    pub fn i64(&self, key: &str) -> Array<i64> {
+        self.read.borrow_mut().insert(key.into());
+        let tensors = self.tensors();
+        let view = tensors.tensor(key).unwrap_or_else(|_| panic!("no key {key}"));
+        assert_eq!(view.dtype(), Dtype::I64, "{key}");
+        Array::new(view.shape(), bytemuck::pod_collect_to_vec(view.data()))
+    }
+
+    /// Fails when a key was never read.
+    pub fn all_read(&self) {
+        let read = self.read.borrow();
+        let tensors = self.tensors();
+        let left: Vec<_> = tensors.names().into_iter().filter(|name| !read.contains(*name)).collect();
+        assert!(left.is_empty(), "no test reads {left:?}");
+    }
+}
+
+/// Sum of squared differences over the sum of squares of what is expected.
+pub fn nmse(expected: &[f32], found: &[f32]) -> f64 {
+    assert_eq!(expected.len(), found.len(), "lengths differ");
+    assert!(found.iter().all(|v| v.is_finite()), "not all numbers are finite");
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    let difference: f64 = expected.iter().zip(found).map(|(e, f)| square(e - f)).sum();
+    difference / expected.iter().map(|e| square(*e)).sum::<f64>().max(1e-30)
+}
+
+/// Fails when shapes differ or the normalised mean squared error is above `limit`.
+pub fn close(what: &str, expected: &Array<f32>, found: &Array<f32>, limit: f64) {
+    assert_eq!(expected.shape, found.shape, "{what}");
+    let error = nmse(&expected.values, &found.values);
+    assert!(error <= limit, "{what}: normalised mean squared error {error:e} above {limit:e}");
+    println!("{what}: {error:.1e}");
+}

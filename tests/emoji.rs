@@ -1,0 +1,98 @@
+//! The trained demo model against what the published modules said of its 400 pictures.
+
+mod common;
+
+use common::{gpu, load, path};
+use pollster::block_on;
+use qllama::Device;
+use qllama::generate::GenerateOptions;
+use qllama::model::{Mode, Model, PixelValues};
+use qllama::text::SUMMARIZE;
+use serde_json::Value;
+
+const FOLDER: &str = "models/emoji-tiny";
+
+fn expected() -> Value {
+    serde_json::from_slice(&std::fs::read(path(&format!("{FOLDER}/expected.json"))).unwrap()).unwrap()
+}
+
+fn pixels(model: &Model, file: &str) -> PixelValues {
+    let bytes = std::fs::read(path(&format!("{FOLDER}/pictures/{file}"))).unwrap();
+    let image = qllama::image::decode(file, &bytes, true).unwrap();
+    let side = model.preprocessor.size();
+    PixelValues { batch: 1, height: side, width: side, values: model.preprocessor.pixel_values(&image) }
+}
+
+/// Captions of every `step`-th picture; returns how many were compared.
+fn check_captions(device: &Device, step: usize, num_beams: usize) -> usize {
+    let model = load(FOLDER, device);
+    let expected = expected();
+    let (ids_key, text_key) =
+        if num_beams == 1 { ("greedy_ids", "caption") } else { ("beam5_ids", "caption_beam5") };
+    let options = GenerateOptions { num_beams, max_new_tokens: 20, ..Default::default() };
+    let prompt = model.tokenizer().unwrap().encode_prompt(expected["prompt"].as_str().unwrap());
+    let pictures = expected["pictures"].as_array().unwrap();
+    let mut wrong = Vec::new();
+    let mut compared = 0;
+    for picture in pictures.iter().step_by(step) {
+        let file = picture["file"].as_str().unwrap();
+        let found = block_on(async {
+            let vision = model.vision(&pixels(&model, file)).await?;
+            let crossed = model.cross_states(&vision)?;
+            model.generate(Some(&crossed), &prompt, &options, &mut |_| true).await
+        });
+        let ids: Vec<u32> = found.unwrap()[0][0].ids.iter().copied().filter(|id| *id != 2).collect();
+        let text = model.tokenizer().unwrap().decode(&ids);
+        if serde_json::json!(ids) != picture[ids_key] || text != picture[text_key].as_str().unwrap() {
+            wrong.push(format!("{file}: {text:?}, expected {}", picture[text_key]));
+        }
+        compared += 1;
+    }
+    assert!(wrong.is_empty(), "{} of {compared} captions differ: {wrong:#?}", wrong.len());
+    compared
+}
+
+#[test]
+fn greedy_captions() {
+    assert_eq!(check_captions(&gpu(), 1, 1), 400);
+}
+
+#[test]
+fn five_beam_captions() {
+    assert_eq!(check_captions(&gpu(), 1, 5), 400);
+}
+
+#[test]
+fn captions_of_the_cpu_executor() {
+    assert_eq!(check_captions(&Device::cpu(), 40, 1), 10);
+    assert_eq!(check_captions(&Device::cpu(), 100, 5), 4);
+}
+
+#[test]
+fn match_probabilities() {
+    let model = load(FOLDER, &gpu());
+    let expected = expected();
+    let strings = |v: &Value| {
+        v.as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let (files, texts) = (strings(&expected["match"]["files"]), strings(&expected["match"]["texts"]));
+    let tokenizer = model.tokenizer().unwrap();
+    let ids: Vec<u32> = texts.iter().flat_map(|t| tokenizer.encode_text(&format!("{SUMMARIZE}{t}"))).collect();
+    block_on(async {
+        let texts_embedded = model.embed_text(&ids, texts.len()).await.unwrap();
+        for (mode, name) in [(Mode::C, "C"), (Mode::G, "G")] {
+            for (file, row) in files.iter().zip(expected["match"]["probabilities"][name].as_array().unwrap()) {
+                let vision = model.vision(&pixels(&model, file)).await.unwrap();
+                let crossed = model.cross_states(&vision).unwrap();
+                let image = model.embed_image(&vision, Some(&crossed), mode).await.unwrap();
+                let logits = model.logits_per_image(&image, &texts_embedded).unwrap();
+                let largest = logits.iter().copied().fold(f32::MIN, f32::max);
+                let sum: f32 = logits.iter().map(|l| (l - largest).exp()).sum();
+                for (logit, expected) in logits.iter().zip(row.as_array().unwrap()) {
+                    let p = f64::from((logit - largest).exp() / sum);
+                    assert!((p - expected.as_f64().unwrap()).abs() <= 1e-4, "{name} {file}: {p} {expected}");
+                }
+            }
+        }
+    });
+}
