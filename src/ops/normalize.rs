@@ -1,0 +1,39 @@
+//! Rows of unit length.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{LANES, grid, read, write};
+use crate::recording::{Call, Kernel, Recording};
+use crate::tensor::Tensor;
+
+static KERNEL: Kernel = Kernel {
+    name: "normalize",
+    source: include_str!("../../shaders/normalize.wgsl"),
+    reference,
+    subgroups: false,
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    width: u32,
+}
+
+/// `x / ||x||` over each row.
+pub fn normalize(r: &mut Recording, x: Tensor) -> Tensor {
+    let y = r.scratch_f32(&[x.rows(), x.width()]);
+    let params = Params { rows: x.rows() as u32, width: x.width() as u32 };
+    r.dispatch(&KERNEL, &[("LANES", LANES as f64)], &[read(x), write(y)], params, grid(x.rows()));
+    y
+}
+
+fn reference(call: &Call) {
+    let p: Params = call.params();
+    let (x, mut y) = (call.f32(0), call.f32_mut(1));
+    let width = p.width as usize;
+    for (x, y) in x.chunks(width).zip(y.chunks_mut(width)) {
+        let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-30);
+        y.iter_mut().zip(x).for_each(|(y, x)| *y = x / norm);
+    }
+}
