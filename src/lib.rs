@@ -1,1 +1,3 @@
-pub mod error; pub mod tensor;
+pub mod error;
+pub mod tensor;
+pub mod text;
