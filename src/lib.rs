@@ -1,3 +1,4 @@
 pub mod error;
+pub mod image;
 pub mod tensor;
 pub mod text;
