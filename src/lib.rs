@@ -1,1 +1,5 @@
-pub mod error; pub mod tensor;
+pub mod checkpoint;
+pub mod config;
+pub mod error;
+pub mod source;
+pub mod tensor;
