@@ -6,11 +6,11 @@ struct Params {
     count: u32,
     height: u32,
     width: u32,
-    patch: u32,
+    side: u32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;           // [batch, 3, height, width]
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;     // [batch * patches, 3 * patch * patch]
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;     // [batch * patches, 3 * side * side]
 @group(0) @binding(2) var<uniform> p: Params;
 
 @compute @workgroup_size(LANES)
@@ -19,7 +19,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if id >= p.count {
         return;
     }
-    let s = p.patch;
+    let s = p.side;
     let grid_h = p.height / s;
     let grid_w = p.width / s;
     let column = id % (3u * s * s);

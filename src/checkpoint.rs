@@ -67,7 +67,7 @@ impl Checkpoint {
         let mut index = None;
         let files = if source.size(WEIGHTS).await?.is_some() {
             vec![WEIGHTS.to_string()]
-        } else if let Some(bytes) = small(&*source, INDEX, MAX_INDEX_BYTES).await? {
+        } else if let Some(bytes) = read_small(&*source, INDEX, MAX_INDEX_BYTES).await? {
             let parsed = parse_index(INDEX, &bytes)?;
             let mut files: Vec<_> = parsed.values().cloned().collect();
             files.sort_unstable();
@@ -229,11 +229,15 @@ impl Checkpoint {
     /// # Errors
     /// `E_IO` when it has more than `cap` bytes, or is a web page or a Git LFS pointer; those of [`Source::read`].
     pub async fn read_small(&self, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
-        small(&*self.source, name, cap).await
+        read_small(&*self.source, name, cap).await
     }
 }
 
-async fn small(source: &dyn Source, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
+/// A whole small file of a source, or `None` where there is none.
+///
+/// # Errors
+/// As [`Checkpoint::read_small`].
+pub async fn read_small(source: &dyn Source, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
     let Some(size) = source.size(name).await? else { return Ok(None) };
     if size > cap {
         let reason = format!("{size} bytes, and at most {cap} are read of such a file");
@@ -248,7 +252,7 @@ async fn small(source: &dyn Source, name: &str, cap: u64) -> Result<Option<Vec<u
 }
 
 async fn required_small(source: &dyn Source, name: &str, cap: u64) -> Result<Vec<u8>> {
-    small(source, name, cap).await?.ok_or_else(|| not_found(name, source))
+    read_small(source, name, cap).await?.ok_or_else(|| not_found(name, source))
 }
 
 async fn read_header(source: &dyn Source, file: &str, size: u64) -> Result<Vec<TensorInfo>> {

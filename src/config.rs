@@ -116,6 +116,11 @@ impl LlamaConfig {
         if cross_attention { ROPE_BASE } else { self.rope_theta }
     }
 
+    /// Whether layer `layer` cross-attends, once it is known whether the model does at all.
+    pub fn cross_attends(&self, layer: usize) -> bool {
+        self.cross_attention == Some(true) && self.has_cross_attention(layer)
+    }
+
     /// Whether layer `layer` has cross-attention, in a model that has it.
     pub fn has_cross_attention(&self, layer: usize) -> bool {
         layer.is_multiple_of(self.cross_attention_frequency)

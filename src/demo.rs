@@ -11,5 +11,6 @@ pub fn source() -> Box<dyn Source> {
         ("tokenizer_config.json", include_bytes!("../models/emoji-tiny/tokenizer_config.json")),
         ("preprocessor_config.json", include_bytes!("../models/emoji-tiny/preprocessor_config.json")),
     ];
-    Box::new(Memory::from_static(&files))
+    let all = files.into_iter().fold(Memory::new("the demo model"), |memory, (name, bytes)| memory.with(name, bytes));
+    Box::new(all)
 }

@@ -127,11 +127,8 @@ impl PastKeyValues {
     /// `E_INPUT_SHAPE` for another model's cache, `E_NONFINITE`.
     pub fn from_arrays(model: &Model, layers: &[(Array<f32>, Array<f32>)]) -> Result<PastKeyValues> {
         let heads = model.decoder().heads();
-        let wrong = |expected: String, found: String| Error::InputShape {
-            what: "past_key_values".into(),
-            expected,
-            found,
-        };
+        let wrong =
+            |expected: String, found: String| Error::InputShape { what: "past_key_values".into(), expected, found };
         if layers.len() != model.decoder().layers.len() {
             let expected = format!("{} layers", model.decoder().layers.len());
             return Err(wrong(expected, format!("{} layers", layers.len())));
@@ -323,9 +320,7 @@ fn check(model: &Model, inputs: &Inputs) -> Result<Checked> {
             let position = |&p: &i64| match u32::try_from(p) {
                 Ok(small) if (small as usize) < limit => Ok(small),
                 Ok(large) => Err(Error::Context { need: large as usize + 1, max: limit }),
-                Err(_) => {
-                    Err(Error::Input { reason: format!("position_ids: {p} is not from 0 to {}", limit - 1) })
-                }
+                Err(_) => Err(Error::Input { reason: format!("position_ids: {p} is not from 0 to {}", limit - 1) }),
             };
             array.values.iter().map(position).collect::<Result<_>>()?
         }
@@ -415,7 +410,7 @@ impl Model {
             }
         };
         let crossed = match &inputs.vision_hidden_states {
-            Some(vision) if past_len == 0 && rows >= text.num_query_token && text.cross_attention => {
+            Some(vision) if past_len == 0 && rows >= text.num_query_token && text.cross_attention == Some(true) => {
                 let vision = self.vision_from(vision.shape[0], vision.shape[1], &vision.values)?;
                 Some(self.cross_states(&vision)?)
             }
@@ -430,10 +425,8 @@ impl Model {
         let slot = |b: usize, t: usize| (b * past.capacity + t) as u32;
         let table: Vec<u32> = (0..batch).flat_map(|b| (0..keys_count).map(move |t| slot(b, t))).collect();
         let slots: Vec<u32> = (0..batch).flat_map(|b| (past_len..keys_count).map(move |t| slot(b, t))).collect();
-        let keys = Keys::Cached {
-            table: pool.u32(&[batch, keys_count], &table)?,
-            past: pool.u32(&[1], &[past_len as u32])?,
-        };
+        let keys =
+            Keys::Cached { table: pool.u32(&[batch, keys_count], &table)?, past: pool.u32(&[1], &[past_len as u32])? };
 
         let mut r = Recording::new();
         let x = pool.alloc(DType::F32, &[batch * rows, text.hidden_size])?;

@@ -140,11 +140,7 @@ pub async fn generate(
     options.check()?;
     let mut session = Session::new(model, device, prompt, options)?;
     model.decode_dispatches.set(session.decode.dispatches);
-    if options.num_beams > 1 {
-        session.beams(on_token).await
-    } else {
-        session.single(on_token).await
-    }
+    if options.num_beams > 1 { session.beams(on_token).await } else { session.single(on_token).await }
 }
 
 /// The buffers and plans of one generation.
@@ -233,8 +229,7 @@ impl<'a> Session<'a> {
             candidates: None,
         };
         let padded = prompt.attention_mask.contains(&0);
-        let prompt_mask =
-            padded.then(|| pool.u32(&[batch, prompt_rows], prompt.attention_mask)).transpose()?;
+        let prompt_mask = padded.then(|| pool.u32(&[batch, prompt_rows], prompt.attention_mask)).transpose()?;
         let decode_mask: Vec<u32> = (0..rows)
             .flat_map(|row| {
                 let of_prompt = &prompt.attention_mask[row / beams * prompt_rows..][..prompt_rows];
@@ -317,10 +312,7 @@ impl<'a> Session<'a> {
     }
 
     /// Greedy search and sampling.
-    async fn single(
-        &mut self,
-        on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
-    ) -> Result<Vec<Vec<Generated>>> {
+    async fn single(&mut self, on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool) -> Result<Vec<Vec<Generated>>> {
         let mut ids: Vec<Vec<u32>> = vec![Vec::new(); self.batch];
         let mut open = vec![true; self.batch];
         let mut chosen = vec![0u32; self.batch];

@@ -186,9 +186,7 @@ fn main() -> ExitCode {
             Some(Command::Tokenize(args)) => cli::tokenize::run(args).await,
             Some(Command::Info(args)) => cli::info::run(args).await,
             Some(Command::Bench(args)) => cli::bench::run(args, started).await,
-            None => Err(qllama::Error::Input {
-                reason: "no subcommand was given; `qllama --help` lists them".into(),
-            }),
+            None => Err(qllama::Error::Input { reason: "no subcommand was given; `qllama --help` lists them".into() }),
         }
     });
     match done {

@@ -126,7 +126,7 @@ impl Parts {
         config: &Config,
         after_part: &mut dyn FnMut(&'static str, u64),
     ) -> Result<Parts> {
-        let prefix = config.prefix();
+        let prefix = loader.prefix();
         let text = &config.text;
         let vision = match &config.vision {
             Some(vision) => Some(InternVit::load(loader, vision).await?),
@@ -165,7 +165,11 @@ impl Parts {
                 } else {
                     None
                 },
-                logit_scale: if loader.has("logit_scale") { loader.host_f32("logit_scale", &[]).await?[0] } else { 0.0 },
+                logit_scale: if loader.has("logit_scale") {
+                    loader.host_f32("logit_scale", &[]).await?[0]
+                } else {
+                    0.0
+                },
             });
         }
         after_part("CLIP heads", loader.device_bytes);
@@ -173,11 +177,11 @@ impl Parts {
     }
 }
 
-/// Reads a checkpoint's `config.json` and decides by its tensors' names what the file alone does not say.
-pub async fn read_config(checkpoint: &Checkpoint) -> Result<Config> {
-    let mut config = checkpoint.config.clone();
-    config.text.cross_attention = checkpoint.names().any(|name| name.contains(".cross_attn.q_proj."));
-    Ok(config)
+/// A checkpoint's config, with what only its tensors' names tell.
+pub fn config_of(checkpoint: &Checkpoint) -> Config {
+    let mut config = checkpoint.config().clone();
+    config.text.cross_attention = Some(checkpoint.cross_attention());
+    config
 }
 
 /// What a checkpoint needs of a device whose largest binding is `max_binding_bytes`; reads no weights.
@@ -209,7 +213,7 @@ impl Model {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let checkpoint = Checkpoint::open(source).await?;
-        let config = read_config(&checkpoint).await?;
+        let config = config_of(&checkpoint);
         let plan = plan(&checkpoint, &config, device.info().max_binding_bytes).await?;
         let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
             Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
@@ -217,7 +221,7 @@ impl Model {
         };
         let preprocessor = match checkpoint.read_small("preprocessor_config.json", SMALL_FILE_BYTES).await? {
             Some(bytes) => Preprocessor::from_bytes("preprocessor_config.json", &bytes)?,
-            None => Preprocessor::new(config.vision.as_ref().map_or(224, |v| v.image_size)),
+            None => Preprocessor::new(config.vision.as_ref().map_or(224, |v| v.image_size as u32))?,
         };
         let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
         let mut progress = Progress { bytes: 0, total };
@@ -242,6 +246,11 @@ impl Model {
     /// The decoder, for callers that record passes of their own.
     pub fn decoder(&self) -> &Qllama {
         &self.parts.decoder
+    }
+
+    /// config.json's end ids.
+    pub fn eos_token_ids(&self) -> Vec<u32> {
+        self.config.text.eos_token_id.iter().map(|&id| id as u32).collect()
     }
 
     /// Dispatches of a decode step of the last generation.
@@ -376,6 +385,7 @@ impl Model {
             embed(&mut r, &self.parts.decoder.embed_tokens, ids, embeddings, to);
         }
         self.device.play(&r)?;
+        let bos: Vec<u32> = self.config.text.bos_token_id.map(|id| id as u32).into_iter().collect();
         let prompt = Prompt {
             embeddings,
             batch,
@@ -383,7 +393,7 @@ impl Model {
             attention_mask: &vec![1; batch * rows],
             zero_queries: queries,
             cross: crossed.map(|c| &c.states),
-            history: if crossed.is_some() { &[self.config.text.bos_token_id] } else { prompt_ids },
+            history: if crossed.is_some() { bos.as_slice() } else { prompt_ids },
         };
         generate(&self.parts.decoder, &self.device, &prompt, options, on_token).await
     }
@@ -405,8 +415,7 @@ impl Model {
             let queries = self.config.text.num_query_token;
             let x = r.scratch_f32(&[images * queries, self.config.text.hidden_size]);
             self.record_queries(&mut r, x, images, queries)?;
-            let alone =
-                Alone { batch: images, rows: queries, mask: Mask::None, cross: Some(&crossed.states) };
+            let alone = Alone { batch: images, rows: queries, mask: Mask::None, cross: Some(&crossed.states) };
             let passed = self.pass_alone(&mut r, &mut pool, x, alone)?;
             let pooled = projector.record(&mut r, passed.last_hidden_state, images);
             out = normalize(&mut r, out);

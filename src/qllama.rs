@@ -138,9 +138,7 @@ impl Qllama {
                 o_proj: loader.linear(&[(&at("self_attn.o_proj"), h)], q).await?,
                 cross_attn,
                 post_attention_layernorm: loader.f32(&at("post_attention_layernorm.weight"), &[h]).await?,
-                gate_up_proj: loader
-                    .linear(&[(&at("mlp.gate_proj"), inner), (&at("mlp.up_proj"), inner)], h)
-                    .await?,
+                gate_up_proj: loader.linear(&[(&at("mlp.gate_proj"), inner), (&at("mlp.up_proj"), inner)], h).await?,
                 down_proj: loader.linear(&[(&at("mlp.down_proj"), h)], inner).await?,
             });
         }
@@ -152,8 +150,17 @@ impl Qllama {
         } else {
             embed_tokens.clone()
         };
-        let rope = RopeTables::load(loader, config.rope_theta, config.head_dim, config.max_position_embeddings)?;
-        Ok(Qllama { config: config.clone(), embed_tokens, layers, norm, lm_head, rope, decode_dispatches: Cell::new(0) })
+        let base = config.rope_base(config.cross_attention == Some(true));
+        let rope = RopeTables::load(loader, base, config.head_dim, config.max_position_embeddings)?;
+        Ok(Qllama {
+            config: config.clone(),
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            decode_dispatches: Cell::new(0),
+        })
     }
 
     /// Heads of self-attention.

@@ -146,8 +146,7 @@ impl InternVit {
         let keys = Keys::Rows { count: rows, batches: batch };
         let scale = (heads.head_dim as f32).sqrt().recip();
         let attended = attention(r, batch, rows, heads, q, k, v, keys, Mask::None, scale, None);
-        let epilogue =
-            Epilogue { bias: Some(layer.proj_bias), layer_scale: Some(layer.ls1), residual: Some(x) };
+        let epilogue = Epilogue { bias: Some(layer.proj_bias), layer_scale: Some(layer.ls1), residual: Some(x) };
         let x = linear(r, attended, &layer.proj, epilogue);
 
         let h = rms_norm(r, x, all, 0, layer.norm2, c.layer_norm_eps);

@@ -19,7 +19,7 @@ fn expected() -> Value {
 fn pixels(model: &Model, file: &str) -> PixelValues {
     let bytes = std::fs::read(path(&format!("{FOLDER}/pictures/{file}"))).unwrap();
     let image = qllama::image::decode(file, &bytes, true).unwrap();
-    let side = model.preprocessor.size();
+    let side = model.preprocessor.size() as usize;
     PixelValues { batch: 1, height: side, width: side, values: model.preprocessor.pixel_values(&image) }
 }
 
@@ -27,8 +27,7 @@ fn pixels(model: &Model, file: &str) -> PixelValues {
 fn check_captions(device: &Device, step: usize, num_beams: usize) -> usize {
     let model = load(FOLDER, device);
     let expected = expected();
-    let (ids_key, text_key) =
-        if num_beams == 1 { ("greedy_ids", "caption") } else { ("beam5_ids", "caption_beam5") };
+    let (ids_key, text_key) = if num_beams == 1 { ("greedy_ids", "caption") } else { ("beam5_ids", "caption_beam5") };
     let options = GenerateOptions { num_beams, max_new_tokens: 20, ..Default::default() };
     let prompt = model.tokenizer().unwrap().encode_prompt(expected["prompt"].as_str().unwrap());
     let pictures = expected["pictures"].as_array().unwrap();
@@ -72,9 +71,7 @@ fn captions_of_the_cpu_executor() {
 fn match_probabilities() {
     let model = load(FOLDER, &gpu());
     let expected = expected();
-    let strings = |v: &Value| {
-        v.as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_string()).collect::<Vec<_>>()
-    };
+    let strings = |v: &Value| v.as_array().unwrap().iter().map(|t| t.as_str().unwrap().to_string()).collect::<Vec<_>>();
     let (files, texts) = (strings(&expected["match"]["files"]), strings(&expected["match"]["texts"]));
     let tokenizer = model.tokenizer().unwrap();
     let ids: Vec<u32> = texts.iter().flat_map(|t| tokenizer.encode_text(&format!("{SUMMARIZE}{t}"))).collect();

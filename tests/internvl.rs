@@ -12,12 +12,7 @@ use qllama::model::{Mode, Model, PixelValues};
 const LIMIT: f64 = 1e-8;
 
 fn pixels(array: &Array<f32>) -> PixelValues {
-    PixelValues {
-        batch: array.shape[0],
-        height: array.shape[2],
-        width: array.shape[3],
-        values: array.values.clone(),
-    }
+    PixelValues { batch: array.shape[0], height: array.shape[2], width: array.shape[3], values: array.values.clone() }
 }
 
 async fn check(device: &Device) {

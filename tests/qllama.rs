@@ -30,9 +30,7 @@ fn forward(model: &Model, inputs: Inputs) -> Result<Outputs> {
 fn append(a: &Array<i64>, b: &[i64]) -> Array<i64> {
     let (batch, width) = (a.shape[0], a.shape[1]);
     let more = b.len() / batch;
-    let values = (0..batch)
-        .flat_map(|i| [&a.values[i * width..][..width], &b[i * more..][..more]].concat())
-        .collect();
+    let values = (0..batch).flat_map(|i| [&a.values[i * width..][..width], &b[i * more..][..more]].concat()).collect();
     Array::new(&[batch, width + more], values)
 }
 
@@ -150,11 +148,8 @@ fn check(folder: &str, device: &Device, limit: f64, repeat_time: Option<usize>) 
     if e.has("forward_train.last_hidden_state") {
         // The text mask is what the additive mask was made of.
         let text_mask = e.i64("forward_train.text_mask");
-        let inputs = Inputs {
-            input_ids: Some(e.i64("loss.input_ids")),
-            output_last_hidden_state: true,
-            ..Default::default()
-        };
+        let inputs =
+            Inputs { input_ids: Some(e.i64("loss.input_ids")), output_last_hidden_state: true, ..Default::default() };
         assert_eq!(text_mask.shape, inputs.input_ids.as_ref().unwrap().shape);
         let mask = e.f32("forward_train.additive_mask");
         let outputs = block_on(model.forward_train(inputs, Some(&mask))).unwrap();
@@ -260,12 +255,8 @@ fn check_generation(e: &Expected, model: &Model, folder: &str, repeat_time: usiz
 fn generated(e: &Expected, model: &Model, options: &GenerateOptions, repeat_time: usize) -> Vec<Vec<u32>> {
     let (queries, ids) = (e.f32("query_embeds"), e.i64("input_ids"));
     let (batch, n, text) = (queries.shape[0], queries.shape[1], ids.shape[1]);
-    let embeddings = Inputs {
-        query_embeds: Some(queries),
-        input_ids: Some(ids),
-        output_hidden_states: true,
-        ..Default::default()
-    };
+    let embeddings =
+        Inputs { query_embeds: Some(queries), input_ids: Some(ids), output_hidden_states: true, ..Default::default() };
     let embeddings = forward(model, embeddings).unwrap().hidden_states.swap_remove(0);
     let vision = e.f32("vision_hidden_states");
     let vision = model.vision_from(vision.shape[0], vision.shape[1], &vision.values).unwrap();

@@ -30,7 +30,7 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
     };
     let prompt = match model.tokenizer() {
         Ok(tokenizer) => tokenizer.encode_prompt("English caption:"),
-        Err(_) => vec![text.bos_token_id],
+        Err(_) => vec![text.bos_token_id.unwrap_or(0) as u32],
     };
     let mut rounds = Vec::new();
     let mut first_word = None;
@@ -99,7 +99,7 @@ async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Resu
     let start = Instant::now();
     let crossed = match &model.config.vision {
         Some(v) => {
-            let side = model.preprocessor.size();
+            let side = model.preprocessor.size() as usize;
             let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
             debug_assert!(side >= v.patch_size);
             let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await?;

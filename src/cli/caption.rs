@@ -5,7 +5,6 @@ use std::io::Write;
 use qllama::Result;
 use qllama::generate::GenerateOptions;
 use qllama::model::Model;
-use qllama::text::DecodeStream;
 
 use crate::CaptionArgs;
 use crate::cli::{base_name, load, picture};
@@ -16,7 +15,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         num_beams: args.num_beams,
         max_new_tokens: args.max_new_tokens,
         min_new_tokens: args.min_new_tokens,
-        eos_token_ids: model.config.text.eos_token_ids.clone(),
+        eos_token_ids: model.eos_token_ids(),
         ..Default::default()
     };
     options.check()?;
@@ -33,7 +32,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         if live && args.images.len() > 1 {
             let _ = write!(out, "{name}: ");
         }
-        let mut text = DecodeStream::new(model.tokenizer()?);
+        let mut text = model.tokenizer()?.decode_stream();
         let generated = model
             .generate(Some(&crossed), &prompt, &options, &mut |token| {
                 if let (true, Some((_, id))) = (live, token)
@@ -45,6 +44,9 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
                 true
             })
             .await?;
+        if live {
+            let _ = write!(out, "{}", text.finish());
+        }
         let ids: Vec<u32> =
             generated[0][0].ids.iter().copied().filter(|id| !options.eos_token_ids.contains(id)).collect();
         print(&model, &args, &name, &ids, live, &mut out)?;
@@ -52,14 +54,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
     Ok(())
 }
 
-fn print(
-    model: &Model,
-    args: &CaptionArgs,
-    name: &str,
-    ids: &[u32],
-    live: bool,
-    out: &mut impl Write,
-) -> Result<()> {
+fn print(model: &Model, args: &CaptionArgs, name: &str, ids: &[u32], live: bool, out: &mut impl Write) -> Result<()> {
     let text = model.tokenizer()?.decode(ids);
     let _ = if args.common.json {
         writeln!(out, "{}", serde_json::json!({ "image": name, "text": text, "ids": ids }))

@@ -36,10 +36,7 @@ pub async fn run(args: MatchArgs) -> Result<()> {
         };
         if args.common.json {
             let name = base_name(path);
-            println!(
-                "{}",
-                serde_json::json!({ "image": name, "texts": args.texts, "probabilities": probabilities })
-            );
+            println!("{}", serde_json::json!({ "image": name, "texts": args.texts, "probabilities": probabilities }));
         }
         rows.push((base_name(path), probabilities));
     }

@@ -43,8 +43,7 @@ pub async fn open(common: &Common) -> Result<Device> {
         None => 0,
         Some(wanted) => {
             let by_index = wanted.parse::<usize>().ok().filter(|&i| i < found.len());
-            let by_name =
-                || found.iter().position(|c| c.name().to_lowercase().contains(&wanted.to_lowercase()));
+            let by_name = || found.iter().position(|c| c.name().to_lowercase().contains(&wanted.to_lowercase()));
             by_index.or_else(by_name).ok_or_else(|| Error::Adapter {
                 reason: format!(
                     "no adapter is called {wanted:?}; there are: {}",

@@ -26,11 +26,11 @@ pub async fn run(args: EmbedArgs) -> Result<()> {
     let mut out = Vec::new();
     if args.inputs.is_none() {
         if let Some(p) = &pixels {
-            out.push(NamedTensor::f32("pixel_values", &[p.batch, 3, p.height, p.width], &p.values));
+            out.push(NamedTensor::from_f32("pixel_values", &[p.batch, 3, p.height, p.width], &p.values));
         }
         if let Some(t) = &texts {
             let ids: Vec<i64> = t.ids.iter().map(|&id| id.into()).collect();
-            out.push(NamedTensor::i64("text_ids", &[t.count, ids.len() / t.count], &ids));
+            out.push(NamedTensor::from_i64("text_ids", &[t.count, ids.len() / t.count], &ids));
         }
     }
     embed(&args, &model, pixels.as_ref(), texts.as_ref(), &mut out).await?;
@@ -63,11 +63,11 @@ fn from_tensors(args: &EmbedArgs, model: &Model) -> Result<(Option<PixelValues>,
     let name = base_name(path);
     let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
     let tensors = read_tensors(&name, &bytes)?;
-    let find = |wanted: &str| tensors.iter().find(|t| t.name == wanted);
+    let find = |wanted: &str| tensors.get(wanted);
     let pixels = match find("pixel_values") {
         None => None,
         Some(t) => {
-            let &[batch, 3, height, width] = &t.shape[..] else {
+            let [batch, 3, height, width] = t.shape[..] else {
                 return Err(shape_error("pixel_values", "[pictures, 3, height, width]", &t.shape));
             };
             Some(PixelValues { batch, height, width, values: t.to_f32()? })
@@ -76,13 +76,10 @@ fn from_tensors(args: &EmbedArgs, model: &Model) -> Result<(Option<PixelValues>,
     let texts = match find("text_ids") {
         None => None,
         Some(t) => {
-            let &[count, _] = &t.shape[..] else { return Err(shape_error("text_ids", "[texts, rows]", &t.shape)) };
+            let [count, _] = t.shape[..] else { return Err(shape_error("text_ids", "[texts, rows]", &t.shape)) };
             let vocab = model.config.text.vocab_size;
             let id = |(index, id): (usize, i64)| {
-                u32::try_from(id)
-                    .ok()
-                    .filter(|&id| (id as usize) < vocab)
-                    .ok_or(Error::Token { index, id, vocab })
+                u32::try_from(id).ok().filter(|&id| (id as usize) < vocab).ok_or(Error::Token { index, id, vocab })
             };
             Some(Texts { count, ids: t.to_i64()?.into_iter().enumerate().map(id).collect::<Result<_>>()? })
         }
@@ -110,14 +107,14 @@ async fn embed(
     let mut text_embeds = None;
     if let Some(t) = texts {
         let values = model.embed_text(&t.ids, t.count).await?;
-        out.push(NamedTensor::f32("text_embeds", &[t.count, width], &values));
+        out.push(NamedTensor::from_f32("text_embeds", &[t.count, width], &values));
         text_embeds = Some(values);
     }
     let Some(pixels) = pixels else { return Ok(()) };
     let vision = model.vision(pixels).await?;
     let states = model.device().read_f32(vision.states).await?;
     let shape = [vision.images, vision.rows, states.len() / (vision.images * vision.rows)];
-    out.push(NamedTensor::f32("vision_hidden_states", &shape, &states));
+    out.push(NamedTensor::from_f32("vision_hidden_states", &shape, &states));
     let crossed = model.cross_states(&vision)?;
     for (mode, name, wanted) in [
         (Mode::C, "C", !matches!(args.mode, Some(MatchMode::G))),
@@ -127,10 +124,10 @@ async fn embed(
             continue;
         }
         let images = model.embed_image(&vision, Some(&crossed), mode).await?;
-        out.push(NamedTensor::f32(&format!("image_embeds.{name}"), &[pixels.batch, width], &images));
+        out.push(NamedTensor::from_f32(format!("image_embeds.{name}"), &[pixels.batch, width], &images));
         if let (Some(t), Some(embeds)) = (texts, &text_embeds) {
             let logits = model.logits_per_image(&images, embeds)?;
-            out.push(NamedTensor::f32(&format!("logits_per_image.{name}"), &[pixels.batch, t.count], &logits));
+            out.push(NamedTensor::from_f32(format!("logits_per_image.{name}"), &[pixels.batch, t.count], &logits));
         }
     }
     if let (true, Some(t)) = (args.itm, texts) {
@@ -141,7 +138,7 @@ async fn embed(
             let crossed = model.cross_states(&model.vision(&one).await?)?;
             logits.extend(model.itm(&[crossed], &t.ids, t.count).await?);
         }
-        out.push(NamedTensor::f32("itm_logits", &[pixels.batch, t.count, 2], &logits));
+        out.push(NamedTensor::from_f32("itm_logits", &[pixels.batch, t.count, 2], &logits));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use qllama::Result;
 use qllama::checkpoint::Checkpoint;
 use qllama::gpu::candidates;
-use qllama::model::{plan, read_config};
+use qllama::model::{config_of, plan};
 
 use crate::InfoArgs;
 use crate::cli::source;
@@ -15,7 +15,7 @@ const PORTABLE_BINDING_BYTES: u64 = 128 << 20;
 
 pub async fn run(args: InfoArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(source(&args.common)?).await?;
-    let config = read_config(&checkpoint).await?;
+    let config = config_of(&checkpoint);
     let needs = plan(&checkpoint, &config, PORTABLE_BINDING_BYTES).await?;
     let bytes: u64 = needs.parts.iter().map(|(_, bytes)| bytes).sum();
     let text = &config.text;
@@ -25,7 +25,7 @@ pub async fn run(args: InfoArgs) -> Result<()> {
         kind.0 += 1;
         kind.1 += info.bytes;
     }
-    let unknown = checkpoint.unused(&needs.tensors);
+    let unknown = checkpoint.unused(|name| needs.tensors.iter().any(|t| t == name));
     let cache = |rows: u64| rows * 8 * (text.num_key_value_heads * text.head_dim * text.num_hidden_layers) as u64;
     let rows = (text.num_query_token + 48) as u64;
     let found = candidates().await;
@@ -53,12 +53,7 @@ pub async fn run(args: InfoArgs) -> Result<()> {
     if let Some(v) = &config.vision {
         println!(
             "InternViT    {} layers, width {}, {} heads, MLP {}, pictures of {} px in patches of {}",
-            v.num_hidden_layers,
-            v.hidden_size,
-            v.num_attention_heads,
-            v.intermediate_size,
-            v.image_size,
-            v.patch_size
+            v.num_hidden_layers, v.hidden_size, v.num_attention_heads, v.intermediate_size, v.image_size, v.patch_size
         );
     }
     println!(
@@ -71,7 +66,7 @@ pub async fn run(args: InfoArgs) -> Result<()> {
         text.vocab_size,
         text.max_position_embeddings
     );
-    if text.cross_attention {
+    if text.cross_attention == Some(true) {
         println!(
             "             cross-attention in every {}. layer from {} query tokens",
             text.cross_attention_frequency, text.num_query_token

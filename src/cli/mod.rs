@@ -65,7 +65,7 @@ pub fn picture(model: &Model, path: &Path, ignore_orientation: bool) -> Result<P
     let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
     let image = qllama::image::decode(&name, &bytes, !ignore_orientation)?;
     let values = model.preprocessor.pixel_values(&image);
-    let side = model.preprocessor.size();
+    let side = model.preprocessor.size() as usize;
     Ok(PixelValues { batch: 1, height: side, width: side, values })
 }
 

@@ -8,10 +8,9 @@ use crate::cli::source;
 
 pub async fn run(args: TokenizeArgs) -> Result<()> {
     let source = source(&args.common)?;
-    let bytes = qllama::source::read_small(&*source, "tokenizer.model", 32 << 20).await?.ok_or_else(|| Error::Io {
-        file: "tokenizer.model".into(),
-        reason: "not in the model's folder".into(),
-    })?;
+    let bytes = qllama::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
+        .await?
+        .ok_or_else(|| Error::Io { file: "tokenizer.model".into(), reason: "not in the model's folder".into() })?;
     let tokenizer = Tokenizer::from_bytes("tokenizer.model", &bytes)?;
     for text in &args.texts {
         let ids = tokenizer.encode_prompt(text);

@@ -6,12 +6,8 @@ use super::{LANES, Rows, grid, read, write};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::Tensor;
 
-static KERNEL: Kernel = Kernel {
-    name: "add_rows",
-    source: include_str!("../../shaders/add_rows.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "add_rows", source: include_str!("../../shaders/add_rows.wgsl"), reference, subgroups: false };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -6,12 +6,8 @@ use super::{read, write};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::Tensor;
 
-static KERNEL: Kernel = Kernel {
-    name: "advance",
-    source: include_str!("../../shaders/advance.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "advance", source: include_str!("../../shaders/advance.wgsl"), reference, subgroups: false };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -176,8 +176,7 @@ fn reference(call: &Call) {
                 let kv_head = head / p.heads_per_key as usize * dim;
                 for (t, score) in probabilities.iter_mut().enumerate() {
                     let k_at = row_of(t) * p.k_width as usize + p.k_column as usize + kv_head;
-                    let dot: f32 =
-                        (0..dim).map(|d| q[q_at + d] * p.scale * read_float(&k, stored, k_at + d)).sum();
+                    let dot: f32 = (0..dim).map(|d| q[q_at + d] * p.scale * read_float(&k, stored, k_at + d)).sum();
                     let zero = p.zero_queries as usize;
                     let mask_at = b * p.mask_width as usize + t;
                     let causal = t <= past + s;

@@ -6,12 +6,8 @@ use super::{LANES, grid, read, write};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::Tensor;
 
-static KERNEL: Kernel = Kernel {
-    name: "patches",
-    source: include_str!("../../shaders/patches.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "patches", source: include_str!("../../shaders/patches.wgsl"), reference, subgroups: false };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -27,8 +23,7 @@ pub fn patches(r: &mut Recording, pixel_values: Tensor, patch: usize) -> Tensor 
     let &[batch, 3, height, width] = pixel_values.shape() else { panic!("patches: {:?}", pixel_values.shape()) };
     let rows = batch * (height / patch) * (width / patch);
     let y = r.scratch_f32(&[rows, 3 * patch * patch]);
-    let params =
-        Params { count: y.len() as u32, height: height as u32, width: width as u32, patch: patch as u32 };
+    let params = Params { count: y.len() as u32, height: height as u32, width: width as u32, patch: patch as u32 };
     let groups = grid(y.len().div_ceil(LANES as usize));
     r.dispatch(&KERNEL, &[("LANES", LANES as f64)], &[read(pixel_values), write(y)], params, groups);
     y

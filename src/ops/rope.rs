@@ -9,12 +9,8 @@ use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, Tensor};
 use crate::weights::Loader;
 
-static KERNEL: Kernel = Kernel {
-    name: "rope",
-    source: include_str!("../../shaders/rope.wgsl"),
-    reference: reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "rope", source: include_str!("../../shaders/rope.wgsl"), reference: reference, subgroups: false };
 
 /// Heads of an attention; head `h` uses key head `h / (heads / kv_heads)`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,8 +82,7 @@ pub fn rope_into_cache(
     assert!(head_dim % 2 == 0, "rope: an odd head_dim");
     assert!(cache.k.dtype == DType::F32 || head_dim % 4 == 0, "rope: an f16 cache needs head_dim % 4 = 0");
     let q = r.scratch_f32(&[rows, a * head_dim]);
-    let params =
-        Params { rows: rows as u32, heads: a as u32, kv_heads: kv_heads as u32, head_dim: head_dim as u32 };
+    let params = Params { rows: rows as u32, heads: a as u32, kv_heads: kv_heads as u32, head_dim: head_dim as u32 };
     let half = if cache.k.dtype == DType::F32 { 0.0 } else { 1.0 };
     let operands = [
         read(qkv),

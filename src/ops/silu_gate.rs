@@ -6,12 +6,8 @@ use super::{LANES, grid, read, write};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::Tensor;
 
-static KERNEL: Kernel = Kernel {
-    name: "silu_gate",
-    source: include_str!("../../shaders/silu_gate.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "silu_gate", source: include_str!("../../shaders/silu_gate.wgsl"), reference, subgroups: false };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -73,7 +73,8 @@ pub fn resize_position_embedding(values: &[f32], width: usize, grid_h: usize, gr
             for c in 0..width {
                 let mut sum = 0.0;
                 for (ty, wy) in taps(y, grid_h) {
-                    let row: f32 = taps(x, grid_w).iter().map(|(tx, wx)| wx * values[(1 + ty * n + tx) * width + c]).sum();
+                    let row: f32 =
+                        taps(x, grid_w).iter().map(|(tx, wx)| wx * values[(1 + ty * n + tx) * width + c]).sum();
                     sum += wy * row;
                 }
                 out.push(sum);
