@@ -1,0 +1,185 @@
+//! Rows of an embedding table, picked by id: `out[i] = table[ids[i]]`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{LANES, Rows, grid, read, write};
+use crate::matrix::{Format, Matrix, dtype_code, unpack_row};
+use crate::recording::{Call, Kernel, Recording};
+use crate::tensor::{DType, Tensor};
+
+static KERNEL: Kernel =
+    Kernel { name: "embed", source: include_str!("../../shaders/embed.wgsl"), reference, subgroups: false };
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    count: u32,
+    rows: u32,
+    stride: u32,
+    first: u32,
+    cols: u32,
+    first_row: u32,
+    part_rows: u32,
+    row_words: u32,
+    group: u32,
+    groups: u32,
+}
+
+/// Writes row `ids[i]` of `table` [vocabulary, hidden] to compact row `i` of `out` [_, hidden], in the rows that `rows`
+/// names; `ids` is U32 [rows.count()]. An id outside the table leaves its row as it was. A table in several parts
+/// takes a dispatch a part.
+pub fn embed(r: &mut Recording, table: &Matrix, ids: Tensor, out: Tensor, rows: Rows) {
+    assert_eq!(ids.dtype, DType::U32, "embed: ids {ids:?}");
+    assert_eq!(ids.len(), rows.count(), "embed: ids {:?}, {rows:?}", ids.shape());
+    assert_eq!(out.width(), table.cols, "embed: out {:?}, table [{}, {}]", out.shape(), table.rows, table.cols);
+    assert!(
+        (rows.batch - 1) * rows.stride + rows.first + rows.rows <= out.rows(),
+        "embed: {rows:?} of {:?}",
+        out.shape()
+    );
+    for part in &table.parts {
+        let (group, scale_type) = match part.format {
+            Format::Int { group, .. } => (group, part.scales.expect("integers have scales").dtype),
+            _ => (1, DType::F32),
+        };
+        let constants = [
+            ("FORMAT", part.format.code()),
+            ("SCALES", dtype_code(scale_type)),
+            ("OFFSETS", f64::from(u8::from(part.offsets.is_some()))),
+            ("LANES", LANES as f64),
+        ];
+        let params = Params {
+            count: rows.count() as u32,
+            rows: rows.rows as u32,
+            stride: rows.stride as u32,
+            first: rows.first as u32,
+            cols: table.cols as u32,
+            first_row: part.first_row as u32,
+            part_rows: part.rows as u32,
+            row_words: part.format.row_words(table.cols) as u32,
+            group: group as u32,
+            groups: part.format.groups(table.cols) as u32,
+        };
+        // An operand that is not there is never read: any tensor stands in for it.
+        let operands = [
+            read(ids),
+            read(part.words),
+            read(part.scales.unwrap_or(ids)),
+            read(part.offsets.unwrap_or(ids)),
+            write(out),
+        ];
+        r.dispatch(&KERNEL, &constants, &operands, params, grid(rows.count()));
+    }
+}
+
+fn reference(call: &Call) {
+    let p: Params = call.params();
+    let (ids, words, scales, offsets, mut out) = (call.u32(0), call.u32(1), call.u32(2), call.f32(3), call.f32_mut(4));
+    let format = match call.constant("FORMAT") {
+        0 => Format::F32,
+        1 => Format::F16,
+        2 => Format::BF16,
+        bits => Format::Int { bits, group: p.group as usize },
+    };
+    let scales = matches!(format, Format::Int { .. }).then(|| (&scales[..], call.tensor(2).dtype));
+    let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
+    let cols = p.cols as usize;
+    for i in 0..p.count as usize {
+        let row = ids[i].wrapping_sub(p.first_row);
+        if row < p.part_rows {
+            let to = Rows::index(p.rows, p.stride, p.first, i) * cols;
+            unpack_row(format, cols, row as usize, &words, scales, offsets, &mut out[to..to + cols]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::Pool;
+    use crate::matrix::Part;
+    use crate::ops::testing::{Random, compare, play_both};
+
+    /// A table of random words in parts of at most `part_rows` rows; integers have scales of `scales`.
+    fn random_table(
+        pool: &mut Pool,
+        random: &mut Random,
+        (rows, cols): (usize, usize),
+        format: Format,
+        scales: DType,
+        offsets: bool,
+        part_rows: usize,
+    ) -> Matrix {
+        let mut parts = Vec::new();
+        for first_row in (0..rows).step_by(part_rows) {
+            let rows = part_rows.min(rows - first_row);
+            if let Format::Int { .. } = format {
+                let (row_words, groups) = (format.row_words(cols), format.groups(cols));
+                let words: Vec<u32> = (0..rows * row_words).map(|_| random.next_u32()).collect();
+                let words = pool.u32(&[rows, row_words], &words).unwrap();
+                let values = random.f32s(rows * groups);
+                let scales = match scales {
+                    DType::F16 => {
+                        let tensor = pool.alloc(DType::F16, &[rows, groups]).unwrap();
+                        let halves: Vec<_> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
+                        pool.device().write_all(tensor, &halves).unwrap();
+                        tensor
+                    }
+                    _ => pool.f32(&[rows, groups], &values).unwrap(),
+                };
+                let offsets = offsets.then(|| pool.f32(&[rows, groups], &random.f32s(rows * groups)).unwrap());
+                parts.push(Part { first_row, rows, format, words, scales: Some(scales), offsets });
+            } else {
+                let one = Matrix::from_f32(pool, rows, cols, &random.f32s(rows * cols), format).unwrap();
+                parts.push(Part { first_row, ..one.parts[0] });
+            }
+        }
+        Matrix { rows, cols, parts }
+    }
+
+    #[test]
+    fn gpu_equals_reference() {
+        let formats = [
+            (Format::F32, DType::F32, false),
+            (Format::F16, DType::F32, false),
+            (Format::BF16, DType::F32, false),
+            (Format::Int { bits: 4, group: 32 }, DType::F32, false),
+            (Format::Int { bits: 4, group: 32 }, DType::F16, true),
+            (Format::Int { bits: 8, group: 4096 }, DType::F32, true),
+            (Format::Int { bits: 8, group: 16 }, DType::F16, false),
+        ];
+        for (format, scales, offsets) in formats {
+            for (vocab, cols, part_rows) in [(1, 1, 1), (331, 60, 331), (67, 173, 20), (12, 4096, 5)] {
+                for (batch, rows, stride, first) in [(1, 1, 1, 0), (1, 7, 7, 0), (3, 5, 11, 4)] {
+                    let case = format!("{format:?} {scales:?} {vocab} {cols} {part_rows} {batch} {rows}");
+                    compare(&case, 1e-13, |pool, r, random| {
+                        let table = random_table(pool, random, (vocab, cols), format, scales, offsets, part_rows);
+                        let mut ids: Vec<u32> = (0..batch * rows).map(|_| random.below(vocab as u32)).collect();
+                        ids[0] = vocab as u32 - 1;
+                        let ids = pool.u32(&[batch * rows], &ids).unwrap();
+                        // One row more than `rows` reaches: what is not written keeps its value.
+                        let all = batch * stride + 1;
+                        let out = pool.f32(&[all, cols], &random.f32s(all * cols)).unwrap();
+                        embed(r, &table, ids, out, Rows { batch, rows, stride, first });
+                        vec![out]
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_id_outside_the_table_leaves_its_row() {
+        let outputs = play_both(1, |pool, r, random| {
+            let table = random_table(pool, random, (9, 5), Format::F32, DType::F32, false, 4);
+            let ids = pool.u32(&[3], &[9, u32::MAX, 8]).unwrap();
+            let out = pool.f32(&[3, 5], &[7.5; 15]).unwrap();
+            embed(r, &table, ids, out, Rows::all(out));
+            vec![out]
+        });
+        let (expected, found) = &outputs[0];
+        assert_eq!(expected, found);
+        assert!(found[..10].iter().all(|w| *w == 7.5f32.to_bits()));
+        assert!(found[10..].iter().all(|w| *w != 7.5f32.to_bits()));
+    }
+}
