@@ -3,6 +3,7 @@
 pub mod embed;
 pub mod linear;
 pub mod rms_norm;
+pub mod rope;
 
 use crate::recording::Access;
 use crate::tensor::Tensor;
