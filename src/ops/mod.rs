@@ -1,5 +1,6 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
+pub mod advance;
 pub mod argmax;
 pub mod attention;
 pub mod embed;
