@@ -1,167 +1,206 @@
-// softmax(scale * q k^T + mask) v, a workgroup a row of a head, keys in blocks with a running maximum and sum; f32.
-// With PROBABILITIES, the softmax itself is written instead, in a second pass over the keys.
+// out = softmax(scale q k^T + mask) v, a workgroup a (sequence, head, row of q). Scores, maxima and sums in f32; keys
+// in blocks that fit workgroup memory, with a running maximum and sum (Milakov and Gimelshein, 2018).
+// With PROBABILITIES, out is the softmax itself.
+// A blocked score is exactly LOWEST; where all are, the weights of all keys are exp(0): the row attends uniformly.
 
-override CACHED: u32 = 0u;          // keys by table, or in rows
-override MASK: u32 = 0u;            // 0 none, 1 causal, 2 causal and attention_mask, 3 additive
-override STORED: u32 = 0u;          // storage of k and v: 0 f32, 1 f16
+override HEAD_DIM: u32 = 64u;
+override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
+override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16, of keys and of values
+override V_FORMAT: u32 = 0u;
+override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 override PROBABILITIES: u32 = 0u;
+override BLOCK: u32 = 1024u;       // keys at a time, a multiple of LANES
 override LANES: u32 = 64u;
-override BLOCK: u32 = 64u;          // equal to LANES
 
 struct Params {
-    batch: u32,
-    rows: u32,
-    keys: u32,
-    key_batches: u32,
+    count: u32,         // batch * heads * rows
     heads: u32,
-    heads_per_key: u32,
-    head_dim: u32,
+    rows: u32,
+    heads_a_key: u32,   // heads / kv_heads
     q_width: u32,
     q_column: u32,
     k_width: u32,
     k_column: u32,
     v_width: u32,
     v_column: u32,
-    table_width: u32,
+    capacity: u32,      // width of table, or number of keys
+    batches: u32,
     mask_width: u32,
     zero_queries: u32,
-    probability_width: u32,
+    out_width: u32,     // of a row of probabilities
     scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;            // [batch * rows, q_width]
-@group(0) @binding(1) var<storage, read> k: array<u32>;            // [_, k_width]
-@group(0) @binding(2) var<storage, read> v: array<u32>;            // [_, v_width]
-@group(0) @binding(3) var<storage, read> table: array<u32>;        // [batch, table_width]
-@group(0) @binding(4) var<storage, read> past: array<u32>;         // [1]
-@group(0) @binding(5) var<storage, read> mask: array<u32>;         // [batch, mask_width] or f32 [batch, rows, mask_width]
-@group(0) @binding(6) var<storage, read_write> y: array<f32>;      // [batch * rows, heads * head_dim] or [batch, heads, rows, probability_width]
+@group(0) @binding(0) var<storage, read> q: array<f32>;          // [batch * rows, q_width]
+@group(0) @binding(1) var<storage, read> k: array<u32>;          // [_, k_width] f32 or f16
+@group(0) @binding(2) var<storage, read> v: array<u32>;          // [_, v_width] f32 or f16
+@group(0) @binding(3) var<storage, read> table: array<u32>;      // [batch, capacity]
+@group(0) @binding(4) var<storage, read> past: array<u32>;       // [1]
+@group(0) @binding(5) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, rows, mask_width]
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;  // [batch, rows, heads, HEAD_DIM], or [count, out_width]
 @group(0) @binding(7) var<uniform> p: Params;
 
-var<workgroup> query: array<f32, 256>;
-var<workgroup> scores: array<f32, BLOCK>;
-var<workgroup> key_rows: array<u32, BLOCK>;
+var<workgroup> query: array<f32, HEAD_DIM>;
+var<workgroup> weights: array<f32, BLOCK>;
 var<workgroup> partial: array<f32, LANES>;
 
-fn k_at(index: u32) -> f32 {
-    if STORED == 0u {
-        return bitcast<f32>(k[index]);
-    }
-    return unpack2(k[index / 2u], STORED)[index % 2u];
-}
-
-fn v_at(index: u32) -> f32 {
-    if STORED == 0u {
-        return bitcast<f32>(v[index]);
-    }
-    return unpack2(v[index / 2u], STORED)[index % 2u];
-}
-
-fn row_of(b: u32, t: u32) -> u32 {
+fn key_row(batch: u32, t: u32) -> u32 {
     if CACHED == 1u {
-        return table[b * p.table_width + t];
+        return table[batch * p.capacity + t];
     }
-    return (b % p.key_batches) * p.keys + t;
+    return batch % p.batches * p.capacity + t;
 }
 
-fn bias_of(b: u32, s: u32, t: u32, before: u32) -> f32 {
+// The product of the query and the key that starts at element `start`.
+fn product(start: u32) -> f32 {
+    var sum = 0.0;
+    if K_FORMAT == 1u {
+        for (var i = 0u; i < HEAD_DIM; i += 2u) {
+            let pair = unpack2x16float(k[(start + i) / 2u]);
+            sum += query[i] * pair.x;
+            sum += query[i + 1u] * pair.y;
+        }
+    } else {
+        for (var i = 0u; i < HEAD_DIM; i++) {
+            sum += query[i] * bitcast<f32>(k[start + i]);
+        }
+    }
+    return sum;
+}
+
+fn value(index: u32) -> f32 {
+    if V_FORMAT == 1u {
+        return unpack2x16float(v[index / 2u])[index % 2u];
+    }
+    return bitcast<f32>(v[index]);
+}
+
+fn masked(score: f32, batch: u32, row: u32, t: u32, before: u32) -> f32 {
     if MASK == 0u {
-        return 0.0;
+        return score;
     }
     if MASK == 3u {
-        return bitcast<f32>(mask[(b * p.rows + s) * p.mask_width + t]);
+        let bits = mask[(batch * p.rows + row) * p.mask_width + t];
+        // Negative infinity, which WGSL need not know, counts as LOWEST.
+        if bits == 0xff800000u {
+            return LOWEST;
+        }
+        return max(score + bitcast<f32>(bits), LOWEST);
     }
-    if s < p.zero_queries && t < p.zero_queries {
-        return 0.0;
+    var visible = t <= before + row;
+    if MASK == 2u {
+        visible = visible && mask[batch * p.mask_width + t] != 0u;
     }
-    if t > before + s {
-        return LOWEST;
-    }
-    if MASK == 2u && mask[b * p.mask_width + t] == 0u {
-        return LOWEST;
-    }
-    return 0.0;
+    visible = visible || (row < p.zero_queries && t < p.zero_queries);
+    return select(LOWEST, score, visible);
 }
 
-// The largest of the block's scores, in every lane.
-fn largest_of_block(lane: u32, count: u32) -> f32 {
-    var m = LOWEST;
-    for (var i = 0u; i < count; i++) {
-        m = max(m, scores[i]);
-    }
-    return m;
+// exp of a number that is not positive; exactly 0 far down, whatever the adapter's exp does there.
+fn weight(x: f32) -> f32 {
+    return select(0.0, exp(x), x > -87.0);
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let id = group.x + group.y * GRID_X;
-    if id >= p.batch * p.rows * p.heads {
+    let number = group.x + group.y * GRID_X;
+    if number >= p.count {
         return;
     }
-    let head = id % p.heads;
-    let s = id / p.heads % p.rows;
-    let b = id / p.heads / p.rows;
+    let row = number % p.rows;
+    let head = number / p.rows % p.heads;
+    let batch = number / p.rows / p.heads;
+    let head_in_k = p.k_column + head / p.heads_a_key * HEAD_DIM;
+    let head_in_v = p.v_column + head / p.heads_a_key * HEAD_DIM;
+    var keys = p.capacity;
     var before = 0u;
-    var keys = p.keys;
     if CACHED == 1u {
         before = past[0];
-        keys = before + p.rows;
+        keys = min(before + p.rows, p.capacity);
     }
-    let dim = p.head_dim;
-    let from_q = (b * p.rows + s) * p.q_width + p.q_column + head * dim;
-    let from_kv = head / p.heads_per_key * dim;
-    for (var d = lane; d < dim; d += LANES) {
-        query[d] = q[from_q + d] * p.scale;
-    }
-    var largest = LOWEST;
-    var sum = 0.0;
-    // Lane l holds dimensions l, l + LANES, l + 2 LANES and l + 3 LANES of the output.
-    var out = vec4(0.0);
-    for (var first = 0u; first < keys; first += BLOCK) {
-        workgroupBarrier();
-        let t = first + lane;
-        let count = min(BLOCK, keys - first);
-        if lane < count {
-            let row = row_of(b, t);
-            key_rows[lane] = row;
-            let from_k = row * p.k_width + p.k_column + from_kv;
-            var dot = 0.0;
-            for (var d = 0u; d < dim; d++) {
-                dot += query[d] * k_at(from_k + d);
-            }
-            scores[lane] = max(dot + bias_of(b, s, t, before), LOWEST);
+    // Keys from here on are blocked.
+    var limit = keys;
+    if MASK == 1u || MASK == 2u {
+        limit = before + row + 1u;
+        if row < p.zero_queries {
+            limit = max(limit, p.zero_queries);
         }
+        limit = min(limit, keys);
+    }
+
+    for (var i = lane; i < HEAD_DIM; i += LANES) {
+        query[i] = p.scale * q[(batch * p.rows + row) * p.q_width + p.q_column + head * HEAD_DIM + i];
+    }
+    workgroupBarrier();
+
+    let to_row = number * p.out_width;
+    var accumulated = array<f32, 4>(0.0, 0.0, 0.0, 0.0);   // elements lane, lane + LANES, ... of the head
+    var highest = LOWEST;
+    var sum = 0.0;   // of this lane's weights
+    for (var block = 0u; block < keys; block += BLOCK) {
+        let end = min(block + BLOCK, keys);
+        var lane_highest = LOWEST;
+        // Lanes behind the last key work on it again: software adapters are fast only while all lanes go one way.
+        for (var base = block; base < end; base += LANES) {
+            let t = min(base + lane, end - 1u);
+            var score = LOWEST;
+            if base < limit {
+                score = masked(product(key_row(batch, t) * p.k_width + head_in_k), batch, row, t, before);
+            }
+            lane_highest = max(lane_highest, score);
+            weights[base - block + lane] = score;
+            if PROBABILITIES == 1u && base + lane < end {
+                out[to_row + t] = score;
+            }
+        }
+        partial[lane] = lane_highest;
         workgroupBarrier();
-        let highest = max(largest, largest_of_block(lane, count));
-        let shrink = exp(largest - highest);
-        largest = highest;
+        var new_highest = highest;
+        for (var i = 0u; i < LANES; i++) {
+            new_highest = max(new_highest, partial[i]);
+        }
+        let shrink = weight(highest - new_highest);
+        highest = new_highest;
         sum *= shrink;
-        out *= shrink;
-        for (var i = 0u; i < count; i++) {
-            let weight = exp(scores[i] - largest);
-            sum += weight;
-            if PROBABILITIES == 0u {
-                let from_v = key_rows[i] * p.v_width + p.v_column + from_kv + lane;
-                for (var j = 0u; j < 4u && lane + j * LANES < dim; j++) {
-                    out[j] += weight * v_at(from_v + j * LANES);
+        for (var base = block; base < end; base += LANES) {
+            let w = weight(weights[base - block + lane] - highest);
+            if base + lane < end {
+                sum += w;
+            }
+            weights[base - block + lane] = w;
+        }
+        workgroupBarrier();
+        if PROBABILITIES == 0u {
+            var seen = end;
+            if highest > LOWEST {
+                seen = min(end, limit);
+            }
+            for (var j = 0u; j * LANES < HEAD_DIM; j++) {
+                let column = head_in_v + min(lane + j * LANES, HEAD_DIM - 1u);
+                var total = accumulated[j] * shrink;
+                for (var t = block; t < seen; t++) {
+                    total += weights[t - block] * value(key_row(batch, t) * p.v_width + column);
                 }
+                accumulated[j] = total;
             }
         }
+        workgroupBarrier();
     }
-    if PROBABILITIES == 0u {
-        let to = ((b * p.rows + s) * p.heads + head) * dim + lane;
-        for (var j = 0u; j < 4u && lane + j * LANES < dim; j++) {
-            y[to + j * LANES] = out[j] / sum;
+    partial[lane] = sum;
+    workgroupBarrier();
+    sum = 0.0;
+    for (var i = 0u; i < LANES; i++) {
+        sum += partial[i];
+    }
+    if PROBABILITIES == 1u {
+        for (var t = lane; t < keys; t += LANES) {
+            out[to_row + t] = weight(out[to_row + t] - highest) / sum;
+        }
+        for (var t = keys + lane; t < p.out_width; t += LANES) {
+            out[to_row + t] = 0.0;
         }
         return;
     }
-    let to = ((b * p.heads + head) * p.rows + s) * p.probability_width;
-    for (var t = lane; t < keys; t += LANES) {
-        let from_k = row_of(b, t) * p.k_width + p.k_column + from_kv;
-        var dot = 0.0;
-        for (var d = 0u; d < dim; d++) {
-            dot += query[d] * k_at(from_k + d);
-        }
-        y[to + t] = exp(max(dot + bias_of(b, s, t, before), LOWEST) - largest) / sum;
+    for (var i = lane; i < HEAD_DIM; i += LANES) {
+        out[((batch * p.rows + row) * p.heads + head) * HEAD_DIM + i] = accumulated[i / LANES] / sum;
     }
 }

@@ -1,87 +1,77 @@
-// (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) for the halves of each query and key head; keys and values go to the
-// cache. An invocation turns two neighbouring pairs. f32; the cache may be f16.
+// Splits qkv [rows, heads q, kv_heads k, kv_heads v], turns q and k by their row's position and stores k and v in the
+// cache: with halves x1, x2 of a head, (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) (Su et al., 2021; "rotate half").
+// An invocation takes the pair of elements i and i + half of a head; with a 16-bit cache, two neighbouring pairs.
 
-override STORED: u32 = 0u;      // the cache: 0 f32, 1 f16, two in a word
-override LANES: u32 = 64u;
+override PACKED: u32 = 0u;   // the cache holds: 0 f32, 1 f16
+override LANES: u32 = 256u;
 
 struct Params {
     rows: u32,
     heads: u32,
     kv_heads: u32,
-    head_dim: u32,
+    half: u32,      // head_dim / 2
 }
 
-@group(0) @binding(0) var<storage, read> qkv: array<f32>;           // [rows, (heads + 2 kv_heads) * head_dim]
-@group(0) @binding(1) var<storage, read> cosines: array<f32>;       // [positions, head_dim / 2]
-@group(0) @binding(2) var<storage, read> sines: array<f32>;         // [positions, head_dim / 2]
-@group(0) @binding(3) var<storage, read> positions: array<u32>;     // [rows]
-@group(0) @binding(4) var<storage, read> slots: array<u32>;         // [rows]
-@group(0) @binding(5) var<storage, read_write> q: array<f32>;       // [rows, heads * head_dim]
-@group(0) @binding(6) var<storage, read_write> k: array<u32>;       // [slots, kv_heads * head_dim]
-@group(0) @binding(7) var<storage, read_write> v: array<u32>;       // [slots, kv_heads * head_dim]
+@group(0) @binding(0) var<storage, read> qkv: array<f32>;             // [rows, (heads + 2 kv_heads) * head_dim]
+@group(0) @binding(1) var<storage, read> cosines: array<f32>;         // [max_positions, half]
+@group(0) @binding(2) var<storage, read> sines: array<f32>;           // [max_positions, half]
+@group(0) @binding(3) var<storage, read> positions: array<u32>;       // [rows]
+@group(0) @binding(4) var<storage, read> slots: array<u32>;           // [rows]
+@group(0) @binding(5) var<storage, read_write> q: array<f32>;         // [rows, heads * head_dim]
+@group(0) @binding(6) var<storage, read_write> cached_k: array<u32>;  // [slots, kv_heads * head_dim] f32 or f16
+@group(0) @binding(7) var<storage, read_write> cached_v: array<u32>;  // [slots, kv_heads * head_dim] f32 or f16
 @group(0) @binding(8) var<uniform> p: Params;
 
-fn store_k(index: u32, a: f32, b: f32, both: bool) {
-    if STORED == 1u {
-        k[index / 2u] = pack2x16float(vec2(a, b));
-        return;
-    }
-    k[index] = bitcast<u32>(a);
-    if both {
-        k[index + 1u] = bitcast<u32>(b);
-    }
-}
-
-fn store_v(index: u32, a: f32, b: f32, both: bool) {
-    if STORED == 1u {
-        v[index / 2u] = pack2x16float(vec2(a, b));
-        return;
-    }
-    v[index] = bitcast<u32>(a);
-    if both {
-        v[index + 1u] = bitcast<u32>(b);
-    }
+fn pack(v: vec2<f32>) -> u32 {
+    // Beyond the range of f16 the result of packing would be anybody's guess.
+    return pack2x16float(clamp(v, vec2(-65504.0), vec2(65504.0)));
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let all_heads = p.heads + 2u * p.kv_heads;
-    let units = (p.head_dim + 3u) / 4u;
-    let id = (group.x + group.y * GRID_X) * LANES + lane;
-    if id >= p.rows * all_heads * units {
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let row = id.y;
+    let units = p.half / (1u + PACKED);
+    let head = id.x / units;
+    let i = id.x % units * (1u + PACKED);
+    if head >= p.heads + 2u * p.kv_heads {
         return;
     }
-    let i = id % units * 2u;
-    let head = id / units % all_heads;
-    let row = id / units / all_heads;
-    let half = p.head_dim / 2u;
-    let both = i + 1u < half;
-    let next = select(0u, 1u, both);
-    let from_x = (row * all_heads + head) * p.head_dim + i;
-    let x1 = vec2(qkv[from_x], qkv[from_x + next]);
-    let x2 = vec2(qkv[from_x + half], qkv[from_x + half + next]);
-    if head >= p.heads + p.kv_heads {
-        let to = (slots[row] * p.kv_heads + head - p.heads - p.kv_heads) * p.head_dim + i;
-        store_v(to, x1.x, x1.y, both);
-        store_v(to + half, x2.x, x2.y, both);
+    let from_qkv = (row * (p.heads + 2u * p.kv_heads) + head) * 2u * p.half + i;
+    var x1 = vec2(qkv[from_qkv], qkv[from_qkv + PACKED]);
+    var x2 = vec2(qkv[from_qkv + p.half], qkv[from_qkv + p.half + PACKED]);
+    if head < p.heads + p.kv_heads {
+        let angle = positions[row] * p.half + i;
+        let c = vec2(cosines[angle], cosines[angle + PACKED]);
+        let s = vec2(sines[angle], sines[angle + PACKED]);
+        let turned = x1 * c - x2 * s;
+        x2 = x2 * c + x1 * s;
+        x1 = turned;
+    }
+    if head < p.heads {
+        let to = (row * p.heads + head) * 2u * p.half + i;
+        q[to] = x1.x;
+        q[to + p.half] = x2.x;
+        if PACKED == 1u {
+            q[to + 1u] = x1.y;
+            q[to + p.half + 1u] = x2.y;
+        }
         return;
     }
-    let angle = positions[row] * half + i;
-    let c = vec2(cosines[angle], cosines[angle + next]);
-    let s = vec2(sines[angle], sines[angle + next]);
-    let y1 = x1 * c - x2 * s;
-    let y2 = x2 * c + x1 * s;
-    if head >= p.heads {
-        let to = (slots[row] * p.kv_heads + head - p.heads) * p.head_dim + i;
-        store_k(to, y1.x, y1.y, both);
-        store_k(to + half, y2.x, y2.y, both);
-        return;
+    var w1 = bitcast<u32>(x1.x);
+    var w2 = bitcast<u32>(x2.x);
+    if PACKED == 1u {
+        w1 = pack(x1);
+        w2 = pack(x2);
     }
-    let to = (row * p.heads + head) * p.head_dim + i;
-    q[to] = y1.x;
-    q[to + half] = y2.x;
-    if both {
-        q[to + 1u] = y1.y;
-        q[to + half + 1u] = y2.y;
+    let kv_head = (head - p.heads) % p.kv_heads;
+    let to = (slots[row] * p.kv_heads + kv_head) * 2u * p.half + i;
+    let word1 = to / (1u + PACKED);
+    let word2 = (to + p.half) / (1u + PACKED);
+    if head < p.heads + p.kv_heads {
+        cached_k[word1] = w1;
+        cached_k[word2] = w2;
+    } else {
+        cached_v[word1] = w1;
+        cached_v[word2] = w2;
     }
 }

@@ -1,10 +1,10 @@
-//! After a decode step: one more row is in the cache.
+//! Moves the counters of a decode step to the next one, so that steps need nothing from the host.
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{read, write};
+use super::{LANES, read, write};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
 static KERNEL: Kernel =
     Kernel { name: "advance", source: include_str!("../../shaders/advance.wgsl"), reference, subgroups: false };
@@ -12,27 +12,68 @@ static KERNEL: Kernel =
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    rows: u32,
+    batch: u32,
     capacity: u32,
 }
 
-/// Lanes of the one workgroup.
-const LANES: u32 = 64;
-
-/// `past` U32 [1] += 1; `positions` U32 [rows] += 1; `slots[row] = table[row, past]`, `table` U32 [rows, capacity].
+/// Adds 1 to `past` (U32 [1], keys in the cache) and to each of `positions` (U32 [batch]), and sets `slots` (U32
+/// [batch]) to the cache rows of the next keys: `slots[b] = table[b, past]`, where `table` is U32 [batch, capacity] and
+/// past, the new one, counts as `capacity - 1` at most. The tensors are distinct.
 pub fn advance(r: &mut Recording, table: Tensor, past: Tensor, positions: Tensor, slots: Tensor) {
-    let params = Params { rows: positions.len() as u32, capacity: table.width() as u32 };
-    let operands = [read(table), write(past), write(positions), write(slots)];
-    r.dispatch(&KERNEL, &[("LANES", LANES as f64)], &operands, params, [1, 1, 1]);
+    let batch = table.rows();
+    let all = [table, past, positions, slots];
+    assert!(all.iter().all(|t| t.dtype == DType::U32), "advance: {all:?}");
+    assert!(
+        table.width() > 0 && past.len() == 1 && positions.len() == batch && slots.len() == batch,
+        "advance: table {:?}, past {:?}, positions {:?}, slots {:?}",
+        table.shape(),
+        past.shape(),
+        positions.shape(),
+        slots.shape()
+    );
+    let params = Params { batch: batch as u32, capacity: table.width() as u32 };
+    let constants = [("LANES", LANES as f64)];
+    r.dispatch(&KERNEL, &constants, &[read(table), write(past), write(positions), write(slots)], params, [1, 1, 1]);
 }
 
 fn reference(call: &Call) {
     let p: Params = call.params();
     let (table, mut past) = (call.u32(0), call.u32_mut(1));
-    let (mut positions, mut slots) = (call.u32_mut(2), call.u32_mut(3));
     past[0] += 1;
-    for row in 0..p.rows as usize {
-        positions[row] += 1;
-        slots[row] = table[row * p.capacity as usize + past[0].min(p.capacity - 1) as usize];
+    let at = past[0].min(p.capacity - 1) as usize;
+    call.u32_mut(2).iter_mut().for_each(|position| *position += 1);
+    let slots = &mut call.u32_mut(3);
+    slots.iter_mut().zip(table.chunks(p.capacity as usize)).for_each(|(slot, row)| *slot = row[at]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::play_both;
+
+    #[test]
+    fn gpu_equals_reference() {
+        for (batch, capacity) in [(1, 1), (5, 7), (131, 10)] {
+            let outputs = play_both(4, |pool, r, random| {
+                let entries: Vec<u32> = (0..batch * capacity).map(|_| random.next_u32()).collect();
+                let table = pool.u32(&[batch, capacity], &entries).unwrap();
+                let past = pool.u32(&[1], &[4]).unwrap();
+                let starts: Vec<u32> = (0..batch).map(|_| random.below(1000)).collect();
+                let positions = pool.u32(&[batch], &starts).unwrap();
+                let slots = pool.u32(&[batch], &vec![9; batch]).unwrap();
+                // Three steps: the last is past the end of the table of 7.
+                for _ in 0..3 {
+                    advance(r, table, past, positions, slots);
+                }
+                vec![past, positions, slots, table]
+            });
+            for (expected, found) in &outputs {
+                assert_eq!(expected, found);
+            }
+            assert_eq!(outputs[0].1, [7]);
+            for (b, slot) in outputs[2].1.iter().enumerate() {
+                assert_eq!(*slot, outputs[3].1[b * capacity + 7.min(capacity - 1)]);
+            }
+        }
     }
 }

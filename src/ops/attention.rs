@@ -1,25 +1,44 @@
-//! `softmax(scale * q k^T + mask) v` over heads: self-attention with a cache, cross-attention and InternViT's attention
-//! (Vaswani et al., 2017; the masks are those of the published QLLaMA).
+//! Attention with keys that lie in a cache or in plain rows: `softmax(scale * q k^T + mask) v`.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::linear::dot;
 use super::rope::Heads;
 use super::{LANES, grid, read, write};
 use crate::matrix::{dtype_code, read_float};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Tensor};
 
-static KERNEL: Kernel = Kernel {
-    name: "attention",
-    source: include_str!("../../shaders/attention.wgsl"),
-    reference: reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "attention", source: include_str!("../../shaders/attention.wgsl"), reference, subgroups: false };
 
-/// Keys that a workgroup looks at together.
-const BLOCK: u32 = 64;
+/// Keys that a workgroup handles at a time.
+const BLOCK: u32 = 1024;
+/// The largest head_dim: the kernel keeps four elements of the result a lane.
+const MAX_HEAD_DIM: usize = 4 * LANES as usize;
 
-/// Columns `column ..` of the rows of a tensor.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    count: u32,
+    heads: u32,
+    rows: u32,
+    heads_a_key: u32,
+    q_width: u32,
+    q_column: u32,
+    k_width: u32,
+    k_column: u32,
+    v_width: u32,
+    v_column: u32,
+    capacity: u32,
+    batches: u32,
+    mask_width: u32,
+    zero_queries: u32,
+    out_width: u32,
+    scale: f32,
+}
+
+/// Columns `column ..` of the rows of `tensor`, which have `tensor.width()` elements.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     pub tensor: Tensor,
@@ -27,59 +46,51 @@ pub struct View {
 }
 
 impl View {
-    /// All columns of a tensor.
+    /// All columns.
     pub fn all(tensor: Tensor) -> View {
         View { tensor, column: 0 }
     }
 }
 
-/// Where keys and values lie.
+/// Which rows of `k` and `v` are the T keys and values of a sequence.
 #[derive(Clone, Copy, Debug)]
 pub enum Keys {
-    /// In a cache: key `t` of sequence `b` is cache row `table[b, t]`. `table` is U32 [batch, capacity]; `past`, U32 [1],
-    /// is the number of keys before this call's rows.
-    Cached { table: Tensor, past: Tensor },
-    /// Key `t` of sequence `b` is row `(b % batches) * count + t`; there are `count` keys and no past.
-    Rows { count: usize, batches: usize },
+    /// Key t of sequence b is row `table[b, t]`.
+    Cached {
+        /// U32 [batch, capacity].
+        table: Tensor,
+        /// U32 [1]: keys before this call's rows. There are T = past + rows keys, at most `capacity`.
+        past: Tensor,
+    },
+    /// Key t of sequence b is row `(b % batches) * count + t`.
+    Rows {
+        /// T.
+        count: usize,
+        batches: usize,
+    },
 }
 
-/// Which keys a row sees.
+/// What is added to the scores; sums are clamped from below at the lowest finite f32. A row whose keys are all blocked
+/// attends to all T keys alike.
 #[derive(Clone, Copy, Debug)]
 pub enum Mask {
-    /// All of them.
+    /// Every row sees every key.
     None,
-    /// Those up to the row's own, where `attention_mask` (U32 [batch, at least all keys]) is 1. The first
-    /// `zero_queries` rows of the call see the absolute keys below `zero_queries` always.
-    Causal { attention_mask: Option<Tensor>, zero_queries: usize },
-    /// F32 [batch, rows, keys], added to the scores.
+    /// Row s of this call sees key t when t <= past + s (past is 0 for [`Keys::Rows`]) and `attention_mask[b, t]` is
+    /// not 0; and rows s < zero_queries see keys t < zero_queries whatever the rest says.
+    Causal {
+        /// U32 [batch, width >= T]; none: all ones.
+        attention_mask: Option<Tensor>,
+        zero_queries: usize,
+    },
+    /// F32 [batch, rows, width >= T]. Negative infinity counts as the lowest finite f32.
     Additive(Tensor),
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    batch: u32,
-    rows: u32,
-    keys: u32,
-    key_batches: u32,
-    heads: u32,
-    heads_per_key: u32,
-    head_dim: u32,
-    q_width: u32,
-    q_column: u32,
-    k_width: u32,
-    k_column: u32,
-    v_width: u32,
-    v_column: u32,
-    table_width: u32,
-    mask_width: u32,
-    zero_queries: u32,
-    probability_width: u32,
-    scale: f32,
-}
-
-/// `q` has `batch * rows` rows of `heads * head_dim` columns. Returns [batch * rows, heads * head_dim].
-/// `probabilities`, F32 [batch, heads, rows, at least all keys], is filled where it is given.
+/// Attention of `rows` queries in each of `batch` sequences. `q` is F32 [batch * rows, heads * head_dim], `k` and `v`
+/// are [_, kv_heads * head_dim] of F32 or F16 (F16 needs even head_dim, width and column). `q` is multiplied by `scale`
+/// before the product. With `probabilities`, F32 [batch, heads, rows, width >= T], the softmax goes there, zeros behind
+/// key T; what is returned does not depend on it. Returns [batch * rows, heads * head_dim].
 #[allow(clippy::too_many_arguments)]
 pub fn attention(
     r: &mut Recording,
@@ -94,118 +105,377 @@ pub fn attention(
     scale: f32,
     probabilities: Option<Tensor>,
 ) -> Tensor {
-    let width = heads.heads * heads.head_dim;
-    assert!(q.tensor.rows() == batch * rows && q.column + width <= q.tensor.width(), "attention: q {q:?}");
-    assert!(heads.head_dim <= 256 && heads.heads.is_multiple_of(heads.kv_heads), "attention: {heads:?}");
-    let y = r.scratch_f32(&[batch * rows, width]);
-    let (cached, table, past, count, key_batches) = match keys {
-        Keys::Cached { table, past } => (1.0, table, past, 0, 1),
-        Keys::Rows { count, batches } => (0.0, q.tensor, q.tensor, count, batches),
+    let Heads { heads: query_heads, kv_heads, head_dim } = heads;
+    assert!(query_heads.is_multiple_of(kv_heads) && (1..=MAX_HEAD_DIM).contains(&head_dim), "attention: {heads:?}");
+    assert_eq!(q.tensor.dtype, DType::F32, "attention: q {q:?}");
+    assert_eq!(q.tensor.rows(), batch * rows, "attention: q {:?}, {batch} x {rows} rows", q.tensor.shape());
+    assert!(q.column + heads.q_width() <= q.tensor.width(), "attention: q {q:?}, {heads:?}");
+    for view in [k, v] {
+        assert!(view.column + heads.kv_width() <= view.tensor.width(), "attention: k or v {view:?}, {heads:?}");
+        let even = [view.column, view.tensor.width(), head_dim].iter().all(|n| n.is_multiple_of(2));
+        match view.tensor.dtype {
+            DType::F32 => {}
+            DType::F16 => assert!(even, "attention: {view:?} of F16, {heads:?}"),
+            other => panic!("attention: k or v of {other:?}"),
+        }
+    }
+    // The fewest and the most keys that there may be.
+    let (least, capacity, batches) = match keys {
+        Keys::Cached { table, past } => {
+            assert_eq!((table.rows(), table.dtype), (batch, DType::U32), "attention: table {table:?}, batch {batch}");
+            assert_eq!((past.len(), past.dtype), (1, DType::U32), "attention: past {past:?}");
+            assert!(table.width() >= rows, "attention: table {:?}, {rows} rows", table.shape());
+            (rows, table.width(), 1)
+        }
+        Keys::Rows { count, batches } => {
+            for view in [k, v] {
+                let have = view.tensor.rows();
+                assert!(count > 0 && have >= batches * count, "attention: {batches} x {count} keys in {have} rows");
+            }
+            (count, count, batches)
+        }
     };
-    let (mask_kind, mask_tensor, zero_queries) = match mask {
-        Mask::None => (0.0, None, 0),
-        Mask::Causal { attention_mask: None, zero_queries } => (1.0, None, zero_queries),
-        Mask::Causal { attention_mask, zero_queries } => (2.0, attention_mask, zero_queries),
-        Mask::Additive(mask) => (3.0, Some(mask), 0),
+    let (mask_code, mask_tensor, zero_queries) = match mask {
+        Mask::None => (0, None, 0),
+        Mask::Causal { attention_mask: None, zero_queries } => (1, None, zero_queries),
+        Mask::Causal { attention_mask: Some(tensor), zero_queries } => {
+            assert_eq!((tensor.rows(), tensor.dtype), (batch, DType::U32), "attention: mask {tensor:?}, batch {batch}");
+            (2, Some(tensor), zero_queries)
+        }
+        Mask::Additive(tensor) => {
+            let expected = (batch * rows, DType::F32);
+            assert_eq!((tensor.rows(), tensor.dtype), expected, "attention: mask {tensor:?}, {batch} x {rows} rows");
+            (3, Some(tensor), 0)
+        }
     };
-    let params = Params {
-        batch: batch as u32,
-        rows: rows as u32,
-        keys: count as u32,
-        key_batches: key_batches as u32,
-        heads: heads.heads as u32,
-        heads_per_key: (heads.heads / heads.kv_heads) as u32,
-        head_dim: heads.head_dim as u32,
-        q_width: q.tensor.width() as u32,
-        q_column: q.column as u32,
-        k_width: k.tensor.width() as u32,
-        k_column: k.column as u32,
-        v_width: v.tensor.width() as u32,
-        v_column: v.column as u32,
-        table_width: table.width() as u32,
-        mask_width: mask_tensor.map_or(1, |t| t.width()) as u32,
-        zero_queries: zero_queries as u32,
-        probability_width: probabilities.map_or(1, |t| t.width()) as u32,
-        scale,
+    if let Some(mask) = mask_tensor {
+        assert!(mask.width() >= least, "attention: mask {:?}, {least} keys or more", mask.shape());
+    }
+    let (table, past) = match keys {
+        Keys::Cached { table, past } => (Some(table), Some(past)),
+        Keys::Rows { .. } => (None, None),
     };
-    let mut run = |probability: f64, out: Tensor| {
+    let out = r.scratch_f32(&[batch * rows, heads.q_width()]);
+    let mut record = |out: Tensor, with_probabilities: bool| {
         let constants = [
-            ("CACHED", cached),
-            ("MASK", mask_kind),
-            ("STORED", dtype_code(k.tensor.dtype)),
-            ("PROBABILITIES", probability),
-            ("LANES", LANES as f64),
+            ("HEAD_DIM", head_dim as f64),
+            ("CACHED", f64::from(u8::from(table.is_some()))),
+            ("K_FORMAT", dtype_code(k.tensor.dtype)),
+            ("V_FORMAT", dtype_code(v.tensor.dtype)),
+            ("MASK", f64::from(mask_code)),
+            ("PROBABILITIES", f64::from(u8::from(with_probabilities))),
             ("BLOCK", BLOCK as f64),
+            ("LANES", LANES as f64),
         ];
+        let params = Params {
+            count: (batch * query_heads * rows) as u32,
+            heads: query_heads as u32,
+            rows: rows as u32,
+            heads_a_key: (query_heads / kv_heads) as u32,
+            q_width: q.tensor.width() as u32,
+            q_column: q.column as u32,
+            k_width: k.tensor.width() as u32,
+            k_column: k.column as u32,
+            v_width: v.tensor.width() as u32,
+            v_column: v.column as u32,
+            capacity: capacity as u32,
+            batches: batches as u32,
+            mask_width: mask_tensor.map_or(0, |t| t.width() as u32),
+            zero_queries: zero_queries as u32,
+            out_width: if with_probabilities { out.width() as u32 } else { 0 },
+            scale,
+        };
+        // An operand that is not there is never read: any tensor stands in for it.
         let operands = [
             read(q.tensor),
             read(k.tensor),
             read(v.tensor),
-            read(table),
-            read(past),
+            read(table.unwrap_or(q.tensor)),
+            read(past.unwrap_or(q.tensor)),
             read(mask_tensor.unwrap_or(q.tensor)),
             write(out),
         ];
-        r.dispatch(&KERNEL, &constants, &operands, params, grid(batch * rows * heads.heads));
+        r.dispatch(&KERNEL, &constants, &operands, params, grid(batch * query_heads * rows));
     };
-    run(0.0, y);
-    // A dispatch of their own: asking for probabilities changes nothing else.
-    if let Some(probabilities) = probabilities {
-        run(1.0, probabilities);
+    if let Some(out) = probabilities {
+        assert_eq!(
+            out.shape()[..out.shape().len() - 1],
+            [batch, query_heads, rows],
+            "attention: probabilities {out:?}"
+        );
+        assert!(out.dtype == DType::F32 && out.width() >= least, "attention: probabilities {out:?}, {least} keys");
+        record(out, true);
     }
-    y
+    record(out, false);
+    out
 }
 
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (q, k, v) = (call.f32(0), call.u32(1), call.u32(2));
-    let (table, past, mask, mut out) = (call.u32(3), call.u32(4), call.u32(5), call.f32_mut(6));
-    let stored = call.tensor(1).dtype;
-    let dim = p.head_dim as usize;
-    let past = if call.constant("CACHED") == 1 { past[0] as usize } else { 0 };
-    let keys = if call.constant("CACHED") == 1 { past + p.rows as usize } else { p.keys as usize };
-    let mut probabilities = vec![0.0f32; keys];
-    for b in 0..p.batch as usize {
-        let row_of = |t: usize| match call.constant("CACHED") {
-            1 => table[b * p.table_width as usize + t] as usize,
-            _ => (b % p.key_batches as usize) * p.keys as usize + t,
+    let (q, k, v, table, past, mask) = (call.f32(0), call.u32(1), call.u32(2), call.u32(3), call.u32(4), call.u32(5));
+    let mut out = call.f32_mut(6);
+    let head_dim = call.constant("HEAD_DIM") as usize;
+    let cached = call.constant("CACHED") == 1;
+    let (heads, rows, group) = (p.heads as usize, p.rows as usize, p.heads_a_key as usize);
+    let batch = p.count as usize / heads / rows;
+    let capacity = p.capacity as usize;
+    let before = if cached { past[0] as usize } else { 0 };
+    let keys = if cached { (before + rows).min(capacity) } else { capacity };
+    let masked = |score: f32, b: usize, row: usize, t: usize| {
+        let zero = row < p.zero_queries as usize && t < p.zero_queries as usize;
+        let blocked = match call.constant("MASK") {
+            0 => false,
+            1 => t > before + row,
+            2 => t > before + row || mask[b * p.mask_width as usize + t] == 0,
+            _ => return (score + f32::from_bits(mask[(b * rows + row) * p.mask_width as usize + t])).max(f32::MIN),
         };
-        for s in 0..p.rows as usize {
-            for head in 0..p.heads as usize {
-                let q_at = (b * p.rows as usize + s) * p.q_width as usize + p.q_column as usize + head * dim;
-                let kv_head = head / p.heads_per_key as usize * dim;
-                for (t, score) in probabilities.iter_mut().enumerate() {
-                    let k_at = row_of(t) * p.k_width as usize + p.k_column as usize + kv_head;
-                    let dot: f32 = (0..dim).map(|d| q[q_at + d] * p.scale * read_float(&k, stored, k_at + d)).sum();
-                    let zero = p.zero_queries as usize;
-                    let mask_at = b * p.mask_width as usize + t;
-                    let causal = t <= past + s;
-                    let free = s < zero && t < zero;
-                    let bias = match call.constant("MASK") {
-                        0 => 0.0,
-                        1 if free || causal => 0.0,
-                        2 if free || (causal && mask[mask_at] != 0) => 0.0,
-                        3 => f32::from_bits(mask[(b * p.rows as usize + s) * p.mask_width as usize + t]),
-                        _ => f32::MIN,
-                    };
-                    *score = (dot + bias).max(f32::MIN);
+        if blocked && !zero { (score + f32::MIN).max(f32::MIN) } else { score }
+    };
+    let mut weights = vec![0.0; keys];
+    for b in 0..batch {
+        let key_row = |t: usize| {
+            if cached { table[b * capacity + t] as usize } else { b % p.batches as usize * capacity + t }
+        };
+        for kv_head in 0..heads / group {
+            let gather = |words: &[u32], operand: usize, width: u32, column: u32| -> Vec<f32> {
+                let dtype = call.tensor(operand).dtype;
+                let start = |t| key_row(t) * width as usize + column as usize + kv_head * head_dim;
+                (0..keys).flat_map(|t| (start(t)..start(t) + head_dim).map(|i| read_float(words, dtype, i))).collect()
+            };
+            let k = gather(&k, 1, p.k_width, p.k_column);
+            let v = gather(&v, 2, p.v_width, p.v_column);
+            for (head, row) in (kv_head * group..(kv_head + 1) * group).flat_map(|h| (0..rows).map(move |s| (h, s))) {
+                let start = (b * rows + row) * p.q_width as usize + p.q_column as usize + head * head_dim;
+                let query: Vec<f32> = q[start..start + head_dim].iter().map(|x| x * p.scale).collect();
+                for (t, (w, key)) in weights.iter_mut().zip(k.chunks(head_dim)).enumerate() {
+                    *w = masked(dot(&query, key), b, row, t);
                 }
-                let largest = probabilities.iter().copied().fold(f32::MIN, f32::max);
-                probabilities.iter_mut().for_each(|p| *p = (*p - largest).exp());
-                let sum: f32 = probabilities.iter().sum();
+                let highest = weights.iter().copied().fold(f32::MIN, f32::max);
+                weights.iter_mut().for_each(|w| *w = (*w - highest).exp());
+                let sum = weights.iter().map(|w| f64::from(*w)).sum::<f64>() as f32;
+                weights.iter_mut().for_each(|w| *w /= sum);
                 if call.constant("PROBABILITIES") == 1 {
-                    let at = ((b * p.heads as usize + head) * p.rows as usize + s) * p.probability_width as usize;
-                    out[at..at + keys].iter_mut().zip(&probabilities).for_each(|(o, p)| *o = p / sum);
+                    let to =
+                        &mut out[((b * heads + head) * rows + row) * p.out_width as usize..][..p.out_width as usize];
+                    to[..keys].copy_from_slice(&weights);
+                    to[keys..].fill(0.0);
                     continue;
                 }
-                let at = ((b * p.rows as usize + s) * p.heads as usize + head) * dim;
-                let mut row = vec![0.0f32; dim];
-                for (t, weight) in probabilities.iter().enumerate() {
-                    let v_at = row_of(t) * p.v_width as usize + p.v_column as usize + kv_head;
-                    row.iter_mut().enumerate().for_each(|(d, o)| *o += weight * read_float(&v, stored, v_at + d));
+                let to = &mut out[((b * rows + row) * heads + head) * head_dim..][..head_dim];
+                to.fill(0.0);
+                for (w, value) in weights.iter().zip(v.chunks(head_dim)).filter(|(w, _)| **w != 0.0) {
+                    to.iter_mut().zip(value).for_each(|(o, v)| *o += w * v);
                 }
-                out[at..at + dim].iter_mut().zip(row).for_each(|(o, v)| *o = v / sum);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::Pool;
+    use crate::ops::testing::{Random, compare, keep, play_both};
+
+    /// Random floats of `dtype` with `width` columns.
+    fn floats(pool: &mut Pool, random: &mut Random, dtype: DType, rows: usize, width: usize) -> Tensor {
+        let values = random.f32s(rows * width);
+        let tensor = pool.alloc(dtype, &[rows, width]).unwrap();
+        if dtype == DType::F16 {
+            let halves: Vec<_> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
+            pool.device().write_all(tensor, &halves).unwrap();
+        } else {
+            pool.device().write_all(tensor, &values).unwrap();
+        }
+        tensor
+    }
+
+    /// Which mask a cached case has.
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Kind {
+        None,
+        Causal,
+        /// Keys blocked at random; in the last sequence the first half of the keys, so that rows see nothing.
+        Padded,
+        /// As Padded, with this many zero_queries.
+        Zero(usize),
+        Additive,
+    }
+
+    fn padding(random: &mut Random, batch: usize, width: usize, keys: usize) -> Vec<u32> {
+        let last = batch - 1;
+        let visible =
+            |random: &mut Random, b: usize, t: usize| if b == last { t >= keys / 2 } else { random.below(4) > 0 };
+        (0..batch * width).map(|i| u32::from(visible(random, i / width, i % width))).collect()
+    }
+
+    struct Case {
+        batch: usize,
+        rows: usize,
+        past: usize,
+        heads: Heads,
+        dtype: DType,
+        kind: Kind,
+    }
+
+    /// Records the case over a cache with spare rows in shuffled order; returns [output] or [output, probabilities].
+    fn cached(c: &Case, pool: &mut Pool, r: &mut Recording, random: &mut Random, probabilities: bool) -> Vec<Tensor> {
+        let Case { batch, rows, past, heads, dtype, kind } = *c;
+        let keys = past + rows;
+        let capacity = keys + 3;
+        let slots = batch * capacity + 5;
+        let qkv =
+            pool.f32(&[batch * rows, heads.q_width() + 7], &random.f32s(batch * rows * (heads.q_width() + 7))).unwrap();
+        // Larger than the scores of trained models, so that weights differ.
+        let scale = 4.0 / (heads.head_dim as f32).sqrt();
+        let k = floats(pool, random, dtype, slots, heads.kv_width());
+        let v = floats(pool, random, dtype, slots, heads.kv_width());
+        let mut order: Vec<u32> = (0..slots as u32).collect();
+        for i in (1..slots).rev() {
+            order.swap(i, random.below(i as u32 + 1) as usize);
+        }
+        let table = pool.u32(&[batch, capacity], &order[..batch * capacity]).unwrap();
+        let past = pool.u32(&[1], &[past as u32]).unwrap();
+        let mut causal = |pool: &mut Pool, zero_queries: usize| {
+            let width = keys + 2;
+            let mask = pool.u32(&[batch, width], &padding(random, batch, width, keys)).unwrap();
+            Mask::Causal { attention_mask: Some(mask), zero_queries }
+        };
+        let mask = match kind {
+            Kind::None => Mask::None,
+            Kind::Causal => Mask::Causal { attention_mask: None, zero_queries: 0 },
+            Kind::Padded => causal(pool, 0),
+            Kind::Zero(zero_queries) => causal(pool, zero_queries),
+            Kind::Additive => {
+                let mut values = random.f32s(batch * rows * capacity);
+                for (i, value) in values.iter_mut().enumerate() {
+                    // The first row sees nothing, as a sum below the lowest number and as the number itself.
+                    let first_row = i < capacity;
+                    match random.below(6) {
+                        0 => *value = f32::NEG_INFINITY,
+                        1 => *value = f32::MIN,
+                        2 => *value = -1e30,
+                        _ if first_row => *value = f32::MIN,
+                        _ => {}
+                    }
+                    if first_row && *value > f32::MIN {
+                        *value = f32::NEG_INFINITY;
+                    }
+                }
+                Mask::Additive(pool.f32(&[batch, rows, capacity], &values).unwrap())
+            }
+        };
+        let p = probabilities.then(|| {
+            let width = keys + 1;
+            let sentinels = vec![0.25; batch * heads.heads * rows * width];
+            pool.f32(&[batch, heads.heads, rows, width], &sentinels).unwrap()
+        });
+        let keys = Keys::Cached { table, past };
+        let q = View { tensor: qkv, column: 4 };
+        let out = attention(r, batch, rows, heads, q, View::all(k), View::all(v), keys, mask, scale, p);
+        [Some(keep(pool, r, out)), p].into_iter().flatten().collect()
+    }
+
+    const SHAPES: [(usize, usize, usize, Heads); 6] = [
+        (1, 1, 0, Heads { heads: 1, kv_heads: 1, head_dim: 1 }),
+        (2, 7, 0, Heads { heads: 3, kv_heads: 3, head_dim: 20 }),
+        (3, 5, 62, Heads { heads: 6, kv_heads: 2, head_dim: 36 }),
+        (2, 1, 130, Heads { heads: 2, kv_heads: 1, head_dim: 128 }),
+        (2, 3, 1023, Heads { heads: 2, kv_heads: 2, head_dim: 6 }),
+        (1, 70, 0, Heads { heads: 1, kv_heads: 1, head_dim: 256 }),
+    ];
+
+    #[test]
+    fn cached_keys_equal_reference() {
+        for (batch, rows, past, heads) in SHAPES {
+            for dtype in [DType::F32, DType::F16] {
+                if dtype == DType::F16 && heads.head_dim == 1 {
+                    continue;
+                }
+                for kind in [Kind::None, Kind::Causal, Kind::Padded, Kind::Zero(3), Kind::Zero(100), Kind::Additive] {
+                    let case = Case { batch, rows, past, heads, dtype, kind };
+                    let name = format!("{batch} {rows} {past} {heads:?} {dtype:?} {kind:?}");
+                    compare(&name, 1e-12, |pool, r, random| cached(&case, pool, r, random, true));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_keys() {
+        let heads = Heads { heads: 2, kv_heads: 1, head_dim: 20 };
+        for kind in [Kind::Causal, Kind::Padded, Kind::Additive] {
+            let case = Case { batch: 2, rows: 2, past: 4200, heads, dtype: DType::F16, kind };
+            // Thousands of terms are added up in another order than in the reference.
+            compare(&format!("{kind:?}"), 2e-11, |pool, r, random| cached(&case, pool, r, random, true));
+        }
+    }
+
+    #[test]
+    fn probabilities_do_not_change_the_output() {
+        for (batch, rows, past, heads) in SHAPES {
+            let case = Case { batch, rows, past, heads, dtype: DType::F32, kind: Kind::Zero(3) };
+            let with = play_both(5, |pool, r, random| cached(&case, pool, r, random, true));
+            let without = play_both(5, |pool, r, random| cached(&case, pool, r, random, false));
+            assert_eq!(with[0], without[0]);
+        }
+    }
+
+    #[test]
+    fn rows_as_keys_equal_reference() {
+        // (batch, batches, rows, count): cross-attention has another number of keys than of rows.
+        for (batch, batches, rows, count) in [(1, 1, 1, 1), (4, 2, 3, 17), (3, 1, 5, 2), (2, 2, 9, 9), (1, 1, 2, 1100)]
+        {
+            for (heads, kv_heads, head_dim) in [(3, 3, 20), (4, 2, 7), (2, 2, 128)] {
+                let heads = Heads { heads, kv_heads, head_dim };
+                compare(&format!("{batch} {batches} {rows} {count} {heads:?}"), 1e-12, |pool, r, random| {
+                    let q = floats(pool, random, DType::F32, batch * rows, heads.q_width());
+                    let kv = floats(pool, random, DType::F32, batches * count, 2 * heads.kv_width() + 3);
+                    let (k, v) = (View { tensor: kv, column: 1 }, View { tensor: kv, column: 2 + heads.kv_width() });
+                    let keys = Keys::Rows { count, batches };
+                    let p = pool.alloc(DType::F32, &[batch, heads.heads, rows, count]).unwrap();
+                    let out = attention(r, batch, rows, heads, View::all(q), k, v, keys, Mask::None, 0.7, Some(p));
+                    // One tensor for all three, as a vision layer without norms of q and k has it.
+                    let mut outputs = vec![keep(pool, r, out), p];
+                    if batch == batches && rows == count && heads.heads == heads.kv_heads {
+                        let width = 3 * heads.q_width();
+                        let qkv = floats(pool, random, DType::F32, batch * rows, width);
+                        let column = |i: usize| View { tensor: qkv, column: i * heads.q_width() };
+                        let causal = Mask::Causal { attention_mask: None, zero_queries: 0 };
+                        for mask in [Mask::None, causal] {
+                            let (q, k, v) = (column(0), column(1), column(2));
+                            let out = attention(r, batch, rows, heads, q, k, v, keys, mask, 0.7, None);
+                            outputs.push(keep(pool, r, out));
+                        }
+                    }
+                    outputs
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_sees_nothing_takes_the_mean_of_all_values() {
+        // Two keys, both blocked by the mask: row 0 takes the future key's value too.
+        let outputs = play_both(1, |pool, r, _| {
+            let one = pool.f32(&[2, 1], &[1.0, 1.0]).unwrap();
+            let values = pool.f32(&[2, 1], &[2.0, 6.0]).unwrap();
+            let mask = pool.u32(&[1, 2], &[0, 0]).unwrap();
+            let heads = Heads { heads: 1, kv_heads: 1, head_dim: 1 };
+            let mut record = |zero_queries| {
+                let mask = Mask::Causal { attention_mask: Some(mask), zero_queries };
+                let keys = Keys::Rows { count: 2, batches: 1 };
+                let (q, v) = (View::all(one), View::all(values));
+                let p = pool.alloc(DType::F32, &[1, 1, 2, 2]).unwrap();
+                let out = attention(r, 1, 2, heads, q, q, v, keys, mask, 1.0, Some(p));
+                [keep(pool, r, out), p]
+            };
+            [record(0), record(1)].concat()
+        });
+        let wanted: [&[f32]; 4] = [&[4.0, 4.0], &[0.5; 4], &[2.0, 4.0], &[1.0, 0.0, 0.5, 0.5]];
+        for ((expected, found), wanted) in outputs.iter().zip(wanted) {
+            assert_eq!(bytemuck::cast_slice::<u32, f32>(expected), wanted);
+            assert_eq!(bytemuck::cast_slice::<u32, f32>(found), wanted);
         }
     }
 }

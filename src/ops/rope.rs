@@ -1,57 +1,19 @@
-//! Rotary position embedding of queries and keys (Su et al., 2021; "rotate half"), and the write of keys and values to
-//! the cache: with halves x1, x2 of a head, `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
+//! Rotary position embedding (Su et al., 2021; "rotate half") of queries and keys, and storing keys and values.
 
 use bytemuck::{Pod, Zeroable};
+use half::f16;
 
-use super::{LANES, grid, read, write};
+use super::{read, write};
 use crate::error::Result;
+use crate::executor::Pool;
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, Tensor};
-use crate::weights::Loader;
 
 static KERNEL: Kernel =
-    Kernel { name: "rope", source: include_str!("../../shaders/rope.wgsl"), reference: reference, subgroups: false };
+    Kernel { name: "rope", source: include_str!("../../shaders/rope.wgsl"), reference, subgroups: false };
 
-/// Heads of an attention; head `h` uses key head `h / (heads / kv_heads)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Heads {
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-}
-
-/// Keys and values of one layer: F32 or F16 [slots, kv_heads * head_dim].
-#[derive(Clone, Copy, Debug)]
-pub struct KvCache {
-    pub k: Tensor,
-    pub v: Tensor,
-}
-
-/// Cosines and sines by position, F32 [positions, head_dim / 2]. They are made on the host, since WGSL promises its own
-/// only to 2^-11.
-#[derive(Clone, Copy, Debug)]
-pub struct RopeTables {
-    pub cos: Tensor,
-    pub sin: Tensor,
-}
-
-/// Angles in f32, as the published code has them: `inv_freq = base^(-2i/head_dim)` and its product with the position are
-/// each rounded to f32.
-pub fn rope_values(base: f32, head_dim: usize, positions: usize) -> (Vec<f32>, Vec<f32>) {
-    let frequency = |i: usize| (1.0 / f64::from(base).powf(2.0 * i as f64 / head_dim as f64)) as f32;
-    let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
-    let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| p as f32 * f));
-    angles.map(|a| (f64::from(a).cos() as f32, f64::from(a).sin() as f32)).unzip()
-}
-
-impl RopeTables {
-    /// Makes the tables in the loader's pool.
-    pub fn load(loader: &mut Loader<'_>, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
-        let (cos, sin) = rope_values(base, head_dim, positions);
-        let shape = [positions, head_dim / 2];
-        Ok(RopeTables { cos: loader.upload_f32(&shape, &cos)?, sin: loader.upload_f32(&shape, &sin)? })
-    }
-}
+/// Lanes of a workgroup: each takes a pair of elements (four of them with a 16-bit cache).
+const LANES: u32 = 256;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -59,12 +21,65 @@ struct Params {
     rows: u32,
     heads: u32,
     kv_heads: u32,
-    head_dim: u32,
+    half: u32,
 }
 
-/// `qkv` [rows, (heads + 2 kv_heads) * head_dim] holds queries, keys and values. Row `i` is turned by
-/// `positions[i]` (U32 [rows]); its key and value go to cache row `slots[i]` (U32 [rows]).
-/// Returns the queries [rows, heads * head_dim].
+/// Cosines and sines of `position * base^(-2i / head_dim)`, each F32 [positions, head_dim / 2].
+#[derive(Clone, Copy, Debug)]
+pub struct RopeTables {
+    pub cos: Tensor,
+    pub sin: Tensor,
+}
+
+impl RopeTables {
+    /// Tables for positions below `positions`. As in the published code, the frequency is rounded to f32, and so is its
+    /// product with the position.
+    ///
+    /// # Errors
+    /// `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
+    pub fn new(pool: &mut Pool, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
+        assert!(head_dim.is_multiple_of(2), "RopeTables: head_dim {head_dim} is odd");
+        let half = head_dim / 2;
+        let frequency = |i: usize| f64::from(base).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+        let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
+        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
+        Ok(RopeTables { cos: pool.f32(&[positions, half], &cos)?, sin: pool.f32(&[positions, half], &sin)? })
+    }
+}
+
+/// How the width of queries, keys and values is cut into heads. Query head `h` uses key head `h / (heads / kv_heads)`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heads {
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+}
+
+impl Heads {
+    /// Columns of the queries.
+    pub fn q_width(self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Columns of the keys, and of the values.
+    pub fn kv_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// One layer's keys (after RoPE) and values, each [slots, kv_heads * head_dim] of F32 or F16; F16 needs a `head_dim`
+/// that is a multiple of 4.
+#[derive(Clone, Copy, Debug)]
+pub struct KvCache {
+    pub k: Tensor,
+    pub v: Tensor,
+}
+
+/// Splits `qkv` [rows, (heads + 2 kv_heads) * head_dim] (q, then k, then v) into heads; turns q and k by their row's
+/// entry of `positions` (U32 [rows], below the tables' number of positions); writes k and v to the cache's row that
+/// `slots` (U32 [rows]) names. Returns q after RoPE, [rows, heads * head_dim]. Values beyond the range of f16 are
+/// clamped to it when the cache is F16.
 pub fn rope_into_cache(
     r: &mut Recording,
     qkv: Tensor,
@@ -74,16 +89,22 @@ pub fn rope_into_cache(
     slots: Tensor,
     cache: KvCache,
 ) -> Tensor {
-    let Heads { heads: a, kv_heads, head_dim } = heads;
     let rows = qkv.rows();
-    assert_eq!(qkv.width(), (a + 2 * kv_heads) * head_dim, "rope: qkv {:?} for {heads:?}", qkv.shape());
-    assert_eq!((positions.len(), slots.len()), (rows, rows), "rope: positions and slots of {rows} rows");
-    assert_eq!((cache.k.width(), cache.v.width()), (kv_heads * head_dim, kv_heads * head_dim), "rope: cache");
-    assert!(head_dim % 2 == 0, "rope: an odd head_dim");
-    assert!(cache.k.dtype == DType::F32 || head_dim % 4 == 0, "rope: an f16 cache needs head_dim % 4 = 0");
-    let q = r.scratch_f32(&[rows, a * head_dim]);
-    let params = Params { rows: rows as u32, heads: a as u32, kv_heads: kv_heads as u32, head_dim: head_dim as u32 };
-    let half = if cache.k.dtype == DType::F32 { 0.0 } else { 1.0 };
+    let packed = cache.k.dtype == DType::F16;
+    assert_eq!(qkv.width(), heads.q_width() + 2 * heads.kv_width(), "rope: qkv {:?}, {heads:?}", qkv.shape());
+    assert_eq!(tables.cos.width() * 2, heads.head_dim, "rope: tables {:?}, {heads:?}", tables.cos.shape());
+    assert_eq!(tables.cos.shape(), tables.sin.shape(), "rope: tables");
+    assert_eq!((positions.len(), positions.dtype), (rows, DType::U32), "rope: positions {positions:?}, {rows} rows");
+    assert_eq!((slots.len(), slots.dtype), (rows, DType::U32), "rope: slots {slots:?}, {rows} rows");
+    assert_eq!(cache.k.width(), heads.kv_width(), "rope: cache {:?}, {heads:?}", cache.k.shape());
+    assert_eq!((cache.k.shape(), cache.k.dtype), (cache.v.shape(), cache.v.dtype), "rope: cache");
+    assert!(packed || cache.k.dtype == DType::F32, "rope: a cache of {:?}", cache.k.dtype);
+    assert!(!packed || heads.head_dim.is_multiple_of(4), "rope: an F16 cache with {heads:?}");
+    let q = r.scratch_f32(&[rows, heads.q_width()]);
+    let half = heads.head_dim / 2;
+    let params =
+        Params { rows: rows as u32, heads: heads.heads as u32, kv_heads: heads.kv_heads as u32, half: half as u32 };
+    let constants = [("PACKED", f64::from(u8::from(packed))), ("LANES", LANES as f64)];
     let operands = [
         read(qkv),
         read(tables.cos),
@@ -94,54 +115,133 @@ pub fn rope_into_cache(
         write(cache.k),
         write(cache.v),
     ];
-    let pairs = rows * (a + 2 * kv_heads) * head_dim.div_ceil(4);
-    r.dispatch(
-        &KERNEL,
-        &[("STORED", half), ("LANES", LANES as f64)],
-        &operands,
-        params,
-        grid(pairs.div_ceil(LANES as usize)),
-    );
+    let units = (heads.heads + 2 * heads.kv_heads) * half / if packed { 2 } else { 1 };
+    r.dispatch(&KERNEL, &constants, &operands, params, [(units as u32).div_ceil(LANES), rows as u32, 1]);
     q
 }
 
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (qkv, cos, sin) = (call.f32(0), call.f32(1), call.f32(2));
-    let (positions, slots) = (call.u32(3), call.u32(4));
+    let (qkv, cos, sin, positions, slots) = (call.f32(0), call.f32(1), call.f32(2), call.u32(3), call.u32(4));
     let (mut q, mut k, mut v) = (call.f32_mut(5), call.u32_mut(6), call.u32_mut(7));
-    let (a, kv, dim) = (p.heads as usize, p.kv_heads as usize, p.head_dim as usize);
-    let half = call.constant("STORED") == 1;
-    let store = |cache: &mut [u32], index: usize, value: f32| {
-        if half {
-            let bits = u32::from(half::f16::from_f32(value).to_bits());
-            let word = &mut cache[index / 2];
-            *word = if index.is_multiple_of(2) { (*word & 0xffff0000) | bits } else { (*word & 0xffff) | (bits << 16) };
+    let (heads, kv_heads, half) = (p.heads as usize, p.kv_heads as usize, p.half as usize);
+    let head_dim = 2 * half;
+    let store = |words: &mut [u32], index: usize, value: f32| {
+        if call.constant("PACKED") == 1 {
+            let bits = u32::from(f16::from_f32(value.clamp(-65504.0, 65504.0)).to_bits());
+            let shift = 16 * (index % 2);
+            words[index / 2] = words[index / 2] & !(0xffff << shift) | bits << shift;
         } else {
-            cache[index] = value.to_bits();
+            words[index] = value.to_bits();
         }
     };
+    let mut turned = vec![0.0; head_dim];
     for row in 0..p.rows as usize {
-        let position = positions[row] as usize * dim / 2;
-        let slot = slots[row] as usize * kv * dim;
-        for head in 0..a + 2 * kv {
-            let x = &qkv[(row * (a + 2 * kv) + head) * dim..][..dim];
-            for i in 0..dim / 2 {
-                let (c, s) = (cos[position + i], sin[position + i]);
-                let turned = (x[i] * c - x[i + dim / 2] * s, x[i + dim / 2] * c + x[i] * s);
-                if head < a {
-                    q[(row * a + head) * dim + i] = turned.0;
-                    q[(row * a + head) * dim + i + dim / 2] = turned.1;
-                } else if head < a + kv {
-                    let at = slot + (head - a) * dim + i;
-                    store(&mut k, at, turned.0);
-                    store(&mut k, at + dim / 2, turned.1);
-                } else {
-                    let at = slot + (head - a - kv) * dim + i;
-                    store(&mut v, at, x[i]);
-                    store(&mut v, at + dim / 2, x[i + dim / 2]);
+        let angles = positions[row] as usize * half..(positions[row] as usize + 1) * half;
+        let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+        for head in 0..heads + 2 * kv_heads {
+            let x = &qkv[(row * (heads + 2 * kv_heads) + head) * head_dim..][..head_dim];
+            turned.copy_from_slice(x);
+            if head < heads + kv_heads {
+                for i in 0..half {
+                    turned[i] = x[i] * cos[i] - x[i + half] * sin[i];
+                    turned[i + half] = x[i + half] * cos[i] + x[i] * sin[i];
+                }
+            }
+            if head < heads {
+                q[(row * heads + head) * head_dim..][..head_dim].copy_from_slice(&turned);
+            } else {
+                let words = if head < heads + kv_heads { &mut k[..] } else { &mut v[..] };
+                let start = (slots[row] as usize * kv_heads + (head - heads) % kv_heads) * head_dim;
+                turned.iter().enumerate().for_each(|(i, value)| store(words, start + i, *value));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::Device;
+    use crate::matrix::read_float;
+    use crate::ops::testing::{keep, nmse, play_both};
+
+    #[test]
+    fn gpu_equals_reference() {
+        for (rows, heads, kv_heads, head_dim) in [(1, 1, 1, 2), (5, 3, 3, 20), (7, 6, 2, 36), (3, 4, 1, 128)] {
+            for dtype in [DType::F32, DType::F16] {
+                if dtype == DType::F16 && head_dim % 4 != 0 {
+                    continue;
+                }
+                let case = format!("{rows} {heads} {kv_heads} {head_dim} {dtype:?}");
+                let outputs = play_both(3, |pool, r, random| {
+                    let heads = Heads { heads, kv_heads, head_dim };
+                    let width = heads.q_width() + 2 * heads.kv_width();
+                    let qkv = pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
+                    let tables = RopeTables::new(pool, 10000.0, head_dim, 200).unwrap();
+                    let positions: Vec<u32> = (0..rows).map(|_| random.below(200)).collect();
+                    let positions = pool.u32(&[rows], &positions).unwrap();
+                    // 2 and 2 * rows + 1 have no common factor, so the rows go to different slots.
+                    let count = 2 * rows + 1;
+                    let slots: Vec<u32> = (0..rows).map(|i| ((i * 2 + 3) % count) as u32).collect();
+                    let slots = pool.u32(&[rows], &slots).unwrap();
+                    let mut cache = || {
+                        let tensor = pool.alloc(dtype, &[count, heads.kv_width()]).unwrap();
+                        // The same finite number in every format: what is not written keeps it.
+                        pool.device().write_all(tensor, &vec![0x3c003c00u32; tensor.size_bytes() / 4]).unwrap();
+                        tensor
+                    };
+                    let cache = KvCache { k: cache(), v: cache() };
+                    let q = rope_into_cache(r, qkv, heads, &tables, positions, slots, cache);
+                    vec![keep(pool, r, q), cache.k, cache.v]
+                });
+                for (i, (expected, found)) in outputs.iter().enumerate() {
+                    let dtype = if i == 0 { DType::F32 } else { dtype };
+                    let floats = |words: &[u32]| -> Vec<f32> {
+                        (0..words.len() * 4 / dtype.bytes()).map(|j| read_float(words, dtype, j)).collect()
+                    };
+                    let error = nmse(&floats(expected), &floats(found));
+                    // WGSL leaves it open to which neighbour a packed f16 is rounded.
+                    let limit = if dtype == DType::F16 { 1e-6 } else { 1e-13 };
+                    assert!(error <= limit, "{case}: output {i}: {error:e}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn beyond_f16_is_clamped() {
+        let outputs = play_both(3, |pool, r, _| {
+            let qkv = pool.f32(&[1, 12], &[1e6; 12]).unwrap();
+            let tables = RopeTables::new(pool, 10000.0, 4, 1).unwrap();
+            let zero = pool.u32(&[1], &[0]).unwrap();
+            let (k, v) = (pool.alloc(DType::F16, &[1, 4]).unwrap(), pool.alloc(DType::F16, &[1, 4]).unwrap());
+            let heads = Heads { heads: 1, kv_heads: 1, head_dim: 4 };
+            rope_into_cache(r, qkv, heads, &tables, zero, zero, KvCache { k, v });
+            vec![k, v]
+        });
+        for (expected, found) in outputs {
+            assert_eq!(expected, [0x7bff7bff; 2]);
+            assert_eq!(found, [0x7bff7bff; 2]);
+        }
+    }
+
+    #[test]
+    fn tables_hold_cosines_of_rounded_angles() {
+        let device = Device::cpu();
+        let mut pool = device.pool();
+        let tables = RopeTables::new(&mut pool, 10000.0, 20, 3000).unwrap();
+        assert_eq!(tables.cos.shape(), [3000, 10]);
+        let cos = pollster::block_on(device.read_f32(tables.cos)).unwrap();
+        let sin = pollster::block_on(device.read_f32(tables.sin)).unwrap();
+        assert_eq!(cos[..10], [1.0; 10]);
+        assert_eq!(sin[..10], [0.0; 10]);
+        // 10000^(-2/20) = 0.398107170553497..., as f32 0.39810717105865478515625; times 2999 as f32 1193.9234619140625.
+        assert_eq!(0.398_107_17_f32 * 2999.0, 1_193.923_461_914_062_5);
+        assert_eq!(cos[2999 * 10 + 1], 1_193.923_461_914_062_5_f64.cos() as f32);
+        assert_eq!(sin[2999 * 10 + 1], 1_193.923_461_914_062_5_f64.sin() as f32);
+        // The lowest frequency is 10000^(-18/20) = 0.000251188643150958.
+        let slow = f64::from(2.511_886_4e-4_f32 * 1000.0);
+        assert_eq!(cos[1000 * 10 + 9], slow.cos() as f32);
     }
 }
