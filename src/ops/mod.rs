@@ -1,7 +1,9 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
+pub mod add_rows;
 pub mod linear;
 pub mod rms_norm;
+pub mod silu_gate;
 
 use crate::recording::Access;
 use crate::tensor::Tensor;
