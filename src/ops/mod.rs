@@ -1,6 +1,8 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
 pub mod add_rows;
+pub mod copy_rows;
+pub mod gather_rows;
 pub mod linear;
 pub mod rms_norm;
 pub mod silu_gate;
