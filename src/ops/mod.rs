@@ -3,6 +3,7 @@
 pub mod add_rows;
 pub mod copy_rows;
 pub mod gather_rows;
+pub mod gelu;
 pub mod linear;
 pub mod rms_norm;
 pub mod silu_gate;
