@@ -4,7 +4,9 @@ pub mod add_rows;
 pub mod copy_rows;
 pub mod gather_rows;
 pub mod gelu;
+pub mod layer_norm;
 pub mod linear;
+pub mod normalize;
 pub mod rms_norm;
 pub mod silu_gate;
 
