@@ -7,8 +7,10 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod normalize;
+pub mod patches;
 pub mod rms_norm;
 pub mod silu_gate;
+pub mod vision_embed;
 
 use crate::recording::Access;
 use crate::tensor::Tensor;
