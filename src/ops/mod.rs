@@ -2,10 +2,12 @@
 
 pub mod add_rows;
 pub mod copy_rows;
+pub mod cross_entropy;
 pub mod gather_rows;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod mean_rows;
 pub mod normalize;
 pub mod patches;
 pub mod rms_norm;
