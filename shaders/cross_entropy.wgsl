@@ -1,66 +1,45 @@
-// -log_softmax(x)[label], a workgroup a row; 0 where the label is 0xffffffff.
+// y = log(sum(exp(logits))) - logits[label] of each row, 0 where the label is ignored; a workgroup a row.
+// The row's maximum is subtracted first; sums in f32.
 
 override LANES: u32 = 64u;
 
+const IGNORED: u32 = 0xffffffffu;
+
 struct Params {
-    rows: u32,
-    width: u32,
+    count: u32,
+    vocab: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;           // [rows, width]
-@group(0) @binding(1) var<storage, read> labels: array<u32>;      // [rows]
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;     // [rows]
+@group(0) @binding(0) var<storage, read> logits: array<f32>;   // [count, vocab]
+@group(0) @binding(1) var<storage, read> labels: array<u32>;   // [count]
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;  // [count]
 @group(0) @binding(3) var<uniform> p: Params;
-
-var<workgroup> values: array<f32, LANES>;
-
-fn row_max(lane: u32, value: f32) -> f32 {
-    values[lane] = value;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            values[lane] = max(values[lane], values[lane + half]);
-        }
-        workgroupBarrier();
-    }
-    let all = values[0];
-    workgroupBarrier();
-    return all;
-}
-
-fn row_sum(lane: u32, value: f32) -> f32 {
-    values[lane] = value;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            values[lane] += values[lane + half];
-        }
-        workgroupBarrier();
-    }
-    let all = values[0];
-    workgroupBarrier();
-    return all;
-}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * GRID_X;
-    if row >= p.rows {
+    if row >= p.count {
         return;
     }
-    let from_x = row * p.width;
-    var m = LOWEST;
-    for (var i = lane; i < p.width; i += LANES) {
-        m = max(m, x[from_x + i]);
+    let label = labels[row];
+    if label == IGNORED {
+        if lane == 0u {
+            y[row] = 0.0;
+        }
+        return;
     }
-    m = row_max(lane, m);
+    let start = row * p.vocab;
+    var highest = LOWEST;
+    for (var i = lane; i < p.vocab; i += LANES) {
+        highest = max(highest, logits[start + i]);
+    }
+    highest = max_of_lanes(highest, lane, LANES);
     var sum = 0.0;
-    for (var i = lane; i < p.width; i += LANES) {
-        sum += exp(x[from_x + i] - m);
+    for (var i = lane; i < p.vocab; i += LANES) {
+        sum += exp(logits[start + i] - highest);
     }
-    let lse = m + log(row_sum(lane, sum));
+    sum = sum_of_lanes(sum, lane, LANES);
     if lane == 0u {
-        let label = labels[row];
-        y[row] = select(lse - x[from_x + min(label, p.width - 1u)], 0.0, label == 0xffffffffu);
+        y[row] = log(sum) + (highest - logits[start + label]);
     }
 }

@@ -1,4 +1,4 @@
-// silu(gate) * up, an invocation an element.
+// y = silu(gate) * up with silu(g) = g / (1 + exp(-g)), an invocation an element; f32.
 
 override LANES: u32 = 64u;
 
@@ -7,17 +7,20 @@ struct Params {
     inner: u32,
 }
 
-@group(0) @binding(0) var<storage, read> gate_up: array<f32>;     // [rows, 2 * inner]
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;     // [rows, inner]
+@group(0) @binding(0) var<storage, read> gate_up: array<f32>;  // [rows, 2 * inner]: gate, then up
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;  // [rows, inner]
 @group(0) @binding(2) var<uniform> p: Params;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let id = (group.x + group.y * GRID_X) * LANES + lane;
-    if id >= p.count {
+    let at = (group.x + group.y * GRID_X) * LANES + lane;
+    if at >= p.count {
         return;
     }
-    let at = id / p.inner * 2u * p.inner + id % p.inner;
-    let gate = gate_up[at];
-    y[id] = gate / (1.0 + exp(-gate)) * gate_up[at + p.inner];
+    let gate_at = at / p.inner * 2u * p.inner + at % p.inner;
+    let gate = gate_up[gate_at];
+    // exp of nothing above 0, so that it never overflows.
+    let e = exp(-abs(gate));
+    let sigmoid = select(e, 1.0, gate >= 0.0) / (1.0 + e);
+    y[at] = gate * sigmoid * gate_up[gate_at + p.inner];
 }

@@ -1,18 +1,18 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
-pub mod advance;
-pub mod argmax;
-pub mod attention;
-pub mod embed;
+pub mod add_rows;
+pub mod copy_rows;
+pub mod cross_entropy;
+pub mod gather_rows;
+pub mod gelu;
+pub mod layer_norm;
 pub mod linear;
-pub mod log_softmax;
 pub mod mean_rows;
 pub mod normalize;
 pub mod patches;
-pub mod penalize;
-pub mod reorder;
 pub mod rms_norm;
-pub mod rope;
+pub mod silu_gate;
+pub mod vision_embed;
 
 use crate::recording::Access;
 use crate::tensor::Tensor;
