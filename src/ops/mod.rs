@@ -1,17 +1,28 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
 pub mod add_rows;
+pub mod advance;
+pub mod argmax;
+pub mod attention;
 pub mod copy_rows;
 pub mod cross_entropy;
+pub mod embed;
 pub mod gather_rows;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod log_softmax;
 pub mod mean_rows;
 pub mod normalize;
 pub mod patches;
+pub mod penalize;
+pub mod reorder;
 pub mod rms_norm;
+pub mod roof;
+pub mod rope;
+pub mod sample;
 pub mod silu_gate;
+pub mod top_k;
 pub mod vision_embed;
 
 use crate::recording::Access;
