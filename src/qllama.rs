@@ -151,7 +151,7 @@ impl Qllama {
             embed_tokens.clone()
         };
         let base = config.rope_base(config.cross_attention == Some(true));
-        let rope = RopeTables::load(loader, base, config.head_dim, config.max_position_embeddings)?;
+        let rope = loader.rope_tables(base, config.head_dim, config.max_position_embeddings)?;
         Ok(Qllama {
             config: config.clone(),
             embed_tokens,

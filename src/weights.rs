@@ -10,6 +10,7 @@ use crate::config::QuantizationConfig;
 use crate::error::{Error, Result};
 use crate::executor::Pool;
 use crate::matrix::{Format, Matrix, Part};
+use crate::ops::rope::RopeTables;
 use crate::tensor::{DType, Tensor};
 
 /// The types that float tensors may be stored in.
@@ -123,11 +124,15 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The pool that is being filled, when loading.
-    pub fn pool(&mut self) -> Option<&mut Pool> {
+    /// The tables of the rotary embedding, which no file holds.
+    pub fn rope_tables(&mut self, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
+        self.device_bytes += (positions * head_dim * 4) as u64;
         match &mut self.mode {
-            Mode::Plan => None,
-            Mode::Load { pool, .. } => Some(pool),
+            Mode::Plan => {
+                let table = Tensor::new(0, DType::F32, &[positions, head_dim / 2]);
+                Ok(RopeTables { cos: table, sin: table })
+            }
+            Mode::Load { pool, .. } => RopeTables::new(pool, base, head_dim, positions),
         }
     }
 
