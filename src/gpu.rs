@@ -181,6 +181,11 @@ impl Gpu {
         self.device.destroy();
     }
 
+    /// Why the device was lost, if it was.
+    pub fn lost(&self) -> Option<String> {
+        self.lost.lock().unwrap().clone()
+    }
+
     /// The error that the device reported since the last call, if any.
     fn check(&self) -> Result<()> {
         if let Some(reason) = self.lost.lock().unwrap().clone() {

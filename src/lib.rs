@@ -33,6 +33,8 @@ pub mod source;
 pub mod tensor;
 pub mod text;
 pub mod vit;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 pub mod weights;
 
 pub use error::{Error, Result};

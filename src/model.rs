@@ -510,6 +510,15 @@ impl Model {
         Ok(logits)
     }
 
+    /// The learned query tokens: [1, num_query_token, hidden_size].
+    ///
+    /// # Errors
+    /// `E_STATE` when the checkpoint has none.
+    pub async fn query_tokens(&self) -> Result<Array<f32>> {
+        let tokens = *self.part(&self.parts.query_tokens, "query_tokens")?;
+        Ok(Array::new(&[1, tokens.rows(), tokens.width()], self.device.read_f32(tokens).await?))
+    }
+
     /// The learned query tokens, into the first rows of each sequence of `x`.
     fn record_queries(&self, r: &mut Recording, x: Tensor, batch: usize, stride: usize) -> Result<()> {
         let tokens = *self.part(&self.parts.query_tokens, "query_tokens")?;

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Builds the WebAssembly and writes the whole static site to web/dist. `web/build.sh --serve` serves it, too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target=wasm32-unknown-unknown
+say() { echo "web/build.sh: $*" >&2; }
+
+# 1. The library, as WebAssembly.
+if [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
+  build=(cargo build)
+  out=target
+else
+  # Debian's compiler builds the standard library with the crate.
+  missing=()
+  [ -x /usr/share/cargo/bin/cargo ] || missing+=(cargo-web)
+  [ -x /usr/bin/rustc ] || missing+=(rustc-web)
+  [ -d /usr/lib/rustlib/src/rust/library ] || missing+=(rust-web-src)
+  command -v wasm-ld >/dev/null || missing+=(lld)
+  if [ ${#missing[@]} != 0 ]; then
+    say "no Rust compiler here knows $target. Either: rustup target add $target"
+    say "or, on Debian: apt-get install ${missing[*]}"
+    exit 1
+  fi
+  export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld
+  build=(/usr/share/cargo/bin/cargo build -Z build-std=std,panic_abort)
+  # Apart from the other compiler's output, which it would build anew each time.
+  out=target/web
+fi
+say 'building the library'
+"${build[@]}" --locked --lib --no-default-features --profile web --target "$target" --target-dir "$out"
+unset RUSTC RUSTC_BOOTSTRAP
+
+# 2. Its JavaScript, by the tool of exactly the library's version.
+version() { grep -A1 "^name = \"$1\"\$" "$2" | sed -n 's/^version = "\(.*\)"$/\1/p'; }
+want=$(version wasm-bindgen Cargo.lock)
+have=$(version wasm-bindgen-cli-support web/bindgen/Cargo.lock)
+if [ "$want" != "$have" ]; then
+  say "Cargo.lock has wasm-bindgen $want, but web/bindgen has $have: write $want into web/bindgen/Cargo.toml"
+  say 'and run: cargo update --manifest-path web/bindgen/Cargo.toml'
+  exit 1
+fi
+cargo build --locked --release --manifest-path web/bindgen/Cargo.toml --target-dir target/bindgen
+dist=web/dist
+rm -rf "$dist"
+mkdir -p "$dist/models/emoji-tiny/pictures"
+target/bindgen/release/bindgen "$out/$target/web/qllama.wasm" "$dist/wasm"
+
+# 3. The page, the API and the demo model.
+cp web/index.html web/demo.css web/demo.js web/icon.svg web/offline.js "$dist"
+cp web/qllama.js web/qllama.d.ts web/worker.js web/files.js web/sha256.js web/package.json web/README.md LICENSE "$dist"
+for file in config.json model.safetensors tokenizer.model tokenizer_config.json preprocessor_config.json README.md; do
+  cp "models/emoji-tiny/$file" "$dist/models/emoji-tiny"
+done
+for picture in $(sed -n 's/.*"\(noto-[a-z-]*\.png\)".*/\1/p' web/gallery.json); do
+  cp "models/emoji-tiny/pictures/$picture" "$dist/models/emoji-tiny/pictures"
+done
+cp web/gallery.json "$dist"
+size=$(gzip -9 -c "$dist/wasm/qllama_bg.wasm" | wc -c)
+say "$dist is ready; the WebAssembly has $(stat -c %s "$dist/wasm/qllama_bg.wasm") bytes, $size after gzip -9"
+if [ "$size" -gt 1500000 ]; then
+  say 'that is more than 1.5 MB'
+  exit 1
+fi
+if [ "${1:-}" = --serve ]; then
+  exec python3 web/tests/serve.py "$dist" "${2:-8080}"
+fi
