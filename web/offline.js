@@ -1,0 +1,33 @@
+// The page itself without a network: a service worker that asks the network first and answers from what it keeps where
+// there is none. Models are not its business; files.js keeps those.
+
+const CACHE = 'qllama-page';
+const PAGE = ['./', 'index.html', 'demo.css', 'demo.js', 'icon.svg', 'gallery.json', 'qllama.js', 'worker.js', 'files.js', 'sha256.js', 'wasm/qllama.js', 'wasm/qllama_bg.wasm'].map(
+  (path) => new URL(path, self.registration.scope).href,
+);
+
+self.addEventListener('install', (event) => {
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)).then(() => self.skipWaiting()));
+});
+
+self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
+
+self.addEventListener('fetch', (event) => {
+  const url = event.request.url.replace(/[?#].*$/, '');
+  const picture = url.startsWith(self.registration.scope) && url.endsWith('.png');
+  if (event.request.method !== 'GET' || !(PAGE.includes(url) || picture)) return;
+  event.respondWith(
+    (async () => {
+      const cache = await caches.open(CACHE);
+      try {
+        const response = await fetch(event.request);
+        if (response.ok) event.waitUntil(cache.put(url, response.clone()));
+        return response;
+      } catch (error) {
+        const kept = await cache.match(url);
+        if (kept) return kept;
+        throw error;
+      }
+    })(),
+  );
+});

@@ -1,0 +1,170 @@
+/** A picture. A Blob of a PNG, JPEG or WebP file is decoded by the engine itself, so that pixels are the same everywhere. */
+export type Picture = Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas;
+
+/** An error with a stable `code`, such as `E_HTTP`, `E_INPUT`, `E_IMAGE`, `E_STATE`, `E_ADAPTER` or `E_DEVICE_LOST`. */
+export class QLlamaError extends Error {
+  constructor(code: string, message: string);
+  readonly code: string;
+}
+
+export interface Progress {
+  phase: 'start' | 'download' | 'upload' | 'ready';
+  bytes: number;
+  /** 0 where it is not known. */
+  total: number;
+  /** Of this phase; null where it cannot be told. */
+  secondsLeft: number | null;
+}
+
+export interface LoadOptions {
+  onProgress?: (progress: Progress) => void;
+  signal?: AbortSignal;
+  /** Whether the model is kept in the browser for the next visit. Default `opfs`. */
+  cache?: 'opfs' | 'none';
+  /** The most bytes of GPU memory that the weights may take. */
+  memoryBudget?: number;
+}
+
+export interface GenerationOptions {
+  prompt?: string;
+  numBeams?: number;
+  maxNewTokens?: number;
+  minNewTokens?: number;
+  lengthPenalty?: number;
+  earlyStopping?: boolean | 'never';
+  repetitionPenalty?: number;
+  noRepeatNgramSize?: number;
+  doSample?: boolean;
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  seed?: number;
+  signal?: AbortSignal;
+}
+
+export interface GenerateOptions extends GenerationOptions {
+  /** Token ids in place of `prompt`. */
+  inputIds?: ArrayLike<number> | BigInt64Array;
+  image?: Picture;
+}
+
+/** What a stream returns after its last piece. */
+export interface Generation {
+  text: string;
+  /** The new ids, without the end id. */
+  ids: number[];
+  /** Beam search's score. */
+  score: number;
+  tokens: number;
+  firstTokenSeconds: number;
+  tokensPerSecond: number | null;
+}
+
+/** Row-major. */
+export interface Tensor<T = Float32Array> {
+  data: T;
+  shape: number[];
+}
+
+/** Whole numbers: ids, masks and positions. */
+export type Integers = Tensor<number[] | Int32Array | Uint32Array | Uint8Array | BigInt64Array>;
+
+export interface ForwardInputs {
+  /** [batch, rows]; this or `inputsEmbeds`. */
+  inputIds?: Integers;
+  /** [batch, rows, hiddenSize] */
+  inputsEmbeds?: Tensor;
+  /** [batch, queries, hiddenSize]: rows before those of `inputIds`. */
+  queryEmbeds?: Tensor;
+  /** [batch, rows], 1 where a key may be seen. */
+  attentionMask?: Integers;
+  positionIds?: Integers;
+  /** [images, vision rows, vision width] */
+  visionHiddenStates?: Tensor;
+  repeatTime?: number;
+  /** [batch, rows]; -100 is ignored. */
+  labels?: Integers;
+  useZeroAttentionMask?: boolean;
+  outputAttentions?: boolean;
+  outputCrossAttentions?: boolean;
+  outputHiddenStates?: boolean;
+  /** Default true. */
+  outputLogits?: boolean;
+  outputLastHiddenState?: boolean;
+}
+
+export interface ForwardOutputs {
+  logits?: Tensor;
+  loss?: number;
+  lastHiddenState?: Tensor;
+  hiddenStates?: Tensor[];
+  attentions?: Tensor[];
+  crossAttentions?: Tensor[];
+}
+
+export interface AttentionMap {
+  width: number;
+  height: number;
+  /** The mean over query tokens, [height, width]. */
+  values: Float32Array;
+  /** The same for each query token. */
+  perToken: Float32Array[];
+  /** Counted over the layers that look at the picture. */
+  layer: number;
+  layers: number;
+}
+
+export interface ModelInfo {
+  name: string;
+  adapter: string;
+  backend: string;
+  software: boolean;
+  subgroups: boolean;
+  maxBindingBytes: number;
+  maxBufferBytes: number;
+  gpuBytes: number;
+  gpuBytesPeak: number;
+  wasmBytes: number;
+  dispatchesPerToken: number;
+  vision: boolean;
+  match: boolean;
+  imageSize: number;
+  layers: number;
+  crossAttentionLayers: number;
+  hiddenSize: number;
+  vocabSize: number;
+  queryTokens: number;
+  maxPositions: number;
+  /** Whether files came from the browser's storage. */
+  fromStorage: boolean;
+  loadSeconds: number;
+  /** Bytes of the model that came over the network. */
+  networkBytes: number;
+  /** Why the model is not kept, where that is so. */
+  storageNote: string | null;
+}
+
+export class QLlama {
+  private constructor();
+  static supported(): Promise<{ ok: boolean; reason?: string }>;
+  /** `url` is a folder, absolute or relative to the page. */
+  static load(url: string | URL, options?: LoadOptions): Promise<QLlama>;
+  /** Deletes the models kept in this browser for this site. */
+  static clearCache(): Promise<void>;
+  readonly info: ModelInfo;
+  caption(image: Picture, options?: GenerationOptions): AsyncGenerator<string, Generation, void>;
+  captionText(image: Picture, options?: GenerationOptions): Promise<string>;
+  generate(options: GenerateOptions): AsyncGenerator<string, Generation, void>;
+  /** Pictures by texts; each row sums to 1 (`itm`: each pair's own probability). */
+  match(images: Picture[], texts: string[], options?: { mode?: 'c' | 'g' | 'itm'; signal?: AbortSignal }): Promise<number[][]>;
+  embedImage(image: Picture, options?: { mode?: 'c' | 'g'; signal?: AbortSignal }): Promise<Float32Array>;
+  embedText(text: string, options?: { signal?: AbortSignal }): Promise<Float32Array>;
+  forward(inputs: ForwardInputs, options?: { signal?: AbortSignal }): Promise<ForwardOutputs>;
+  visionHiddenStates(image: Picture, options?: { signal?: AbortSignal }): Promise<Tensor>;
+  /**
+   * `layer` counts the layers that look at the picture; the last one by default. The prompt stands behind the query
+   * tokens, which do not see it, so there is none to give.
+   */
+  attention(image: Picture, options?: { layer?: number; prompt?: string; signal?: AbortSignal }): Promise<AttentionMap>;
+  dispose(): Promise<void>;
+}

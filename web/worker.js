@@ -1,0 +1,188 @@
+// The worker that owns a model. It takes one call after the other; an abort reaches the call that runs between steps.
+
+import init, { load } from './wasm/qllama.js';
+import { Files, clearCache, fault } from './files.js';
+
+let wasm = null;
+let model = null;
+let files = null;
+let tail = Promise.resolve();
+/** Calls that are not answered yet, by id. */
+const controllers = new Map();
+
+// Held as long as this worker lives: the page waits for it and so learns of its end.
+self.navigator.locks?.request(self.name, () => new Promise(() => {}));
+
+// A trap ends the engine. What it says went to `qllamaPanic` before.
+function fatal(event) {
+  const message = self.qllamaPanic ?? event.message ?? event.reason?.message ?? String(event.reason);
+  if (!self.qllamaPanic && !(event.error instanceof WebAssembly.RuntimeError) && !(event.reason instanceof WebAssembly.RuntimeError)) return;
+  event.preventDefault();
+  self.postMessage({ fatal: `the engine stopped: ${message}` });
+}
+self.addEventListener('error', fatal);
+self.addEventListener('unhandledrejection', fatal);
+
+self.onmessage = ({ data }) => {
+  if (data.abort !== undefined) {
+    controllers.get(data.abort)?.abort();
+    return;
+  }
+  const { id, method, args } = data;
+  const controller = new AbortController();
+  controllers.set(id, controller);
+  tail = tail.then(async () => {
+    try {
+      if (controller.signal.aborted) throw fault('E_ABORTED', { reason: 'cancelled' });
+      const value = await methods[method](args, {
+        signal: controller.signal,
+        send: (message) => self.postMessage({ id, ...message }),
+        goOn: () => !controller.signal.aborted,
+      });
+      self.postMessage({ id, value, info: info() });
+    } catch (error) {
+      self.postMessage({ id, error: plain(error), info: info() });
+    } finally {
+      controllers.delete(id);
+    }
+  });
+};
+
+function plain(error) {
+  if (self.qllamaPanic) return { code: 'E_INTERNAL', message: `the engine stopped: ${self.qllamaPanic}`, fatal: true };
+  if (error?.name === 'AbortError') return { code: 'E_ABORTED', message: 'cancelled' };
+  return { code: error?.code ?? 'E_INTERNAL', message: error?.message ?? String(error) };
+}
+
+function info() {
+  if (!model || self.qllamaPanic) return null;
+  return {
+    ...model.info(),
+    wasmBytes: wasm.memory.buffer.byteLength,
+    networkBytes: files.networkBytes,
+    storageNote: files.storageNote,
+  };
+}
+
+/** A picture as the engine takes it. What it cannot decode itself, the browser decodes. */
+async function picture(image) {
+  if (image.bitmap) return pixels(image.bitmap);
+  if (image.rgba) return image;
+  const bytes = new Uint8Array(await image.blob.arrayBuffer());
+  const starts = (...codes) => codes.every((code, i) => bytes[i] === code);
+  const known = starts(0x89, 0x50, 0x4e, 0x47) || starts(0xff, 0xd8) || starts(0x52, 0x49, 0x46, 0x46);
+  if (known || bytes.length === 0) return { bytes };
+  try {
+    return pixels(await createImageBitmap(image.blob, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }));
+  } catch {
+    throw fault('E_IMAGE', { reason: 'this is no picture that the engine or this browser can read; PNG, JPEG and WebP always work' });
+  }
+}
+
+function pixels(bitmap) {
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return { width, height, rgba: new Uint8Array(context.getImageData(0, 0, width, height).data.buffer) };
+}
+
+async function write(method, image, options, context) {
+  const started = performance.now();
+  let first = null;
+  let last = null;
+  let count = 0;
+  const onPiece = (text, id) => {
+    last = performance.now();
+    first ??= last;
+    count += 1;
+    if (text !== '') context.send({ piece: text });
+    return context.goOn();
+  };
+  const pic = image && (await picture(image));
+  const result =
+    method === 'caption' ? await model.caption(pic, options, onPiece) : await model.generate({ ...options, image: pic }, onPiece);
+  if (!context.goOn()) throw fault('E_ABORTED', { reason: 'cancelled' });
+  const seconds = (last - first) / 1000;
+  return {
+    ...result,
+    firstTokenSeconds: (first - started) / 1000,
+    tokensPerSecond: count > 1 && seconds > 0 ? (count - 1) / seconds : null,
+  };
+}
+
+const methods = {
+  async load({ url, cache, memoryBudget }, { signal, send }) {
+    const started = performance.now();
+    let shown = 0;
+    let phase = 'start';
+    let phaseStarted = started;
+    let phaseBytes = 0;
+    const progress = (next, bytes, total) => {
+      const now = performance.now();
+      if (next !== phase) {
+        phase = next;
+        phaseStarted = now;
+        phaseBytes = bytes;
+      } else if (now - shown < 100 && bytes < total) return;
+      shown = now;
+      const rate = (bytes - phaseBytes) / (now - phaseStarted);
+      const secondsLeft = rate > 0 && total > bytes ? (total - bytes) / rate / 1000 : null;
+      send({ progress: { phase, bytes, total, secondsLeft } });
+    };
+    progress('start', 0, 0);
+    wasm ??= await init();
+    let downloading = false;
+    files = new Files(url, {
+      cache,
+      signal,
+      onDownload(bytes, total) {
+        downloading = bytes < total;
+        progress('download', bytes, total);
+      },
+    });
+    await files.open();
+    const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
+    const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
+    const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
+    const loaded = await load(name, source, onLoaded, memoryBudget ?? 0);
+    await files.finish();
+    if (signal.aborted) {
+      loaded.free();
+      throw fault('E_ABORTED', { reason: 'cancelled' });
+    }
+    model = loaded;
+    const fromStorage = await files.fromStorage();
+    // For the next visit; nobody waits for it.
+    if (fromStorage) files.revalidate().catch(() => {});
+    send({ progress: { phase: 'ready', bytes: 1, total: 1, secondsLeft: 0 } });
+    return { fromStorage, seconds: (performance.now() - started) / 1000 };
+  },
+
+  caption: ({ image, options }, context) => write('caption', image, options, context),
+
+  generate: ({ image, options }, context) => write('generate', image, options, context),
+
+  async match({ images, texts, mode }, { goOn }) {
+    const pictures = [];
+    for (const image of images) pictures.push(await picture(image));
+    return model.matchTexts(pictures, texts, mode, goOn);
+  },
+
+  embedImage: async ({ image, mode }) => model.embedImage(await picture(image), mode),
+
+  embedText: ({ text }) => model.embedText(text),
+
+  forward: ({ inputs }) => model.forward(inputs),
+
+  visionHiddenStates: async ({ image }) => model.visionHiddenStates(await picture(image)),
+
+  attention: async ({ image, layer }) => model.attention(await picture(image), layer),
+
+  clearCache,
+
+  async dispose() {
+    model?.free();
+    model = null;
+  },
+};
