@@ -510,7 +510,7 @@ impl WebModel {
         };
         let tokenizer = self.model.tokenizer().ok();
         let mut stream = tokenizer.map(|t| t.decode_stream());
-        let mut say = |piece: &str, id: JsValue| {
+        let say = |piece: &str, id: JsValue| {
             !matches!(on_piece.call2(&JsValue::NULL, &piece.into(), &id), Ok(v) if v.is_falsy() && !v.is_undefined())
         };
         let generated = self
