@@ -12,7 +12,7 @@ pub use quantization::{QuantizationConfig, QuantizationGroup, QuantizationScheme
 
 pub(crate) use json::{Fields, Json, config_error, duplicate, parse as parse_json, pointer};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 // What no real model comes near. A file that asks for more is damaged, and would ask for memory accordingly.
 const MAX_WIDTH: usize = 1 << 20;
@@ -157,9 +157,14 @@ impl Config {
     ///
     /// # Errors
     /// `E_CONFIG` with a JSON pointer and the rule that is broken, for a field that is missing, of another type, out of
-    /// range, there twice, or asks for what is not supported. `E_HEADER` when the file is not JSON.
+    /// range, there twice, or asks for what is not supported; for a file that is not JSON, with the byte.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Config> {
-        let json = parse_json(file, bytes)?;
+        let json = parse_json(file, bytes).map_err(|error| match error {
+            Error::Header { offset, reason, .. } => {
+                config_error(file, String::new(), format!("not JSON at byte {offset}: {reason}"))
+            }
+            other => other,
+        })?;
         let top = Fields::of(file, "", &json)?;
         if let Some(place) = duplicate(&json) {
             return Err(config_error(file, place, "the field appears twice".into()));
