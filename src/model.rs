@@ -126,7 +126,7 @@ impl Parts {
         config: &Config,
         after_part: &mut dyn FnMut(&'static str, u64),
     ) -> Result<Parts> {
-        let prefix = loader.prefix();
+        let prefix = config.prefix();
         let text = &config.text;
         let vision = match &config.vision {
             Some(vision) => Some(InternVit::load(loader, vision).await?),
@@ -177,13 +177,6 @@ impl Parts {
     }
 }
 
-/// A checkpoint's config, with what only its tensors' names tell.
-pub fn config_of(checkpoint: &Checkpoint) -> Config {
-    let mut config = checkpoint.config().clone();
-    config.text.cross_attention = Some(checkpoint.cross_attention());
-    config
-}
-
 /// What a checkpoint needs of a device whose largest binding is `max_binding_bytes`; reads no weights.
 ///
 /// # Errors
@@ -213,7 +206,7 @@ impl Model {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let checkpoint = Checkpoint::open(source).await?;
-        let config = config_of(&checkpoint);
+        let config = checkpoint.config.clone();
         let plan = plan(&checkpoint, &config, device.info().max_binding_bytes).await?;
         let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
             Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
@@ -246,11 +239,6 @@ impl Model {
     /// The decoder, for callers that record passes of their own.
     pub fn decoder(&self) -> &Qllama {
         &self.parts.decoder
-    }
-
-    /// config.json's end ids.
-    pub fn eos_token_ids(&self) -> Vec<u32> {
-        self.config.text.eos_token_id.iter().map(|&id| id as u32).collect()
     }
 
     /// Dispatches of a decode step of the last generation.
@@ -385,7 +373,6 @@ impl Model {
             embed(&mut r, &self.parts.decoder.embed_tokens, ids, embeddings, to);
         }
         self.device.play(&r)?;
-        let bos: Vec<u32> = self.config.text.bos_token_id.map(|id| id as u32).into_iter().collect();
         let prompt = Prompt {
             embeddings,
             batch,
@@ -393,7 +380,7 @@ impl Model {
             attention_mask: &vec![1; batch * rows],
             zero_queries: queries,
             cross: crossed.map(|c| &c.states),
-            history: if crossed.is_some() { bos.as_slice() } else { prompt_ids },
+            history: if crossed.is_some() { &[self.config.text.bos_token_id] } else { prompt_ids },
         };
         generate(&self.parts.decoder, &self.device, &prompt, options, on_token).await
     }

@@ -30,7 +30,7 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
     };
     let prompt = match model.tokenizer() {
         Ok(tokenizer) => tokenizer.encode_prompt("English caption:"),
-        Err(_) => vec![text.bos_token_id.unwrap_or(0) as u32],
+        Err(_) => vec![text.bos_token_id],
     };
     let mut rounds = Vec::new();
     let mut first_word = None;

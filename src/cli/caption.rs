@@ -15,7 +15,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         num_beams: args.num_beams,
         max_new_tokens: args.max_new_tokens,
         min_new_tokens: args.min_new_tokens,
-        eos_token_ids: model.eos_token_ids(),
+        eos_token_ids: model.config.text.eos_token_ids.clone(),
         ..Default::default()
     };
     options.check()?;
