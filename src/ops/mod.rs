@@ -2,6 +2,7 @@
 
 pub mod linear;
 pub mod rms_norm;
+pub mod top_k;
 
 use crate::recording::Access;
 use crate::tensor::Tensor;
