@@ -1,6 +1,7 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
 pub mod linear;
+pub mod log_softmax;
 pub mod rms_norm;
 pub mod top_k;
 
