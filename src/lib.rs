@@ -1,5 +1,6 @@
 //! qllama: a portable WebGPU engine for InternVL-14B's QLLaMA.
 
+pub mod beams;
 pub mod error;
 pub mod executor;
 pub mod gpu;
