@@ -43,19 +43,31 @@ fn key_row(batch: u32, t: u32) -> u32 {
     return batch % p.batches * p.capacity + t;
 }
 
+fn key_at(index: u32) -> f32 {
+    if K_FORMAT == 1u {
+        return unpack2x16float(k[index / 2u])[index % 2u];
+    }
+    return bitcast<f32>(k[index]);
+}
+
+fn four_products(from_q: u32, from_k: u32) -> f32 {
+    let a = vec4(q[from_q], q[from_q + 1u], q[from_q + 2u], q[from_q + 3u]);
+    let b = vec4(key_at(from_k), key_at(from_k + 1u), key_at(from_k + 2u), key_at(from_k + 3u));
+    return dot(a * p.scale, b);
+}
+
 // The product of the query that starts at element `from_q` and the key that starts at `from_k`.
 fn product(from_q: u32, from_k: u32) -> f32 {
     var sum = 0.0;
-    if K_FORMAT == 1u {
-        for (var i = 0u; i < HEAD_DIM; i += 2u) {
-            let pair = unpack2x16float(k[(from_k + i) / 2u]);
-            sum += p.scale * q[from_q + i] * pair.x;
-            sum += p.scale * q[from_q + i + 1u] * pair.y;
-        }
-    } else {
-        for (var i = 0u; i < HEAD_DIM; i++) {
-            sum += p.scale * q[from_q + i] * bitcast<f32>(k[from_k + i]);
-        }
+    var i = 0u;
+    for (; i + 16u <= HEAD_DIM; i += 16u) {
+        sum += four_products(from_q + i, from_k + i);
+        sum += four_products(from_q + i + 4u, from_k + i + 4u);
+        sum += four_products(from_q + i + 8u, from_k + i + 8u);
+        sum += four_products(from_q + i + 12u, from_k + i + 12u);
+    }
+    for (; i < HEAD_DIM; i++) {
+        sum += p.scale * q[from_q + i] * key_at(from_k + i);
     }
     return sum;
 }

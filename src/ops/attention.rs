@@ -11,6 +11,9 @@ use crate::tensor::{DType, Tensor};
 
 static KERNEL: Kernel =
     Kernel { name: "attention", source: include_str!("../../shaders/attention.wgsl"), reference, subgroups: false };
+/// The most keys for `attention_rows`. Mesa's software adapter ends loops after 65535 rounds of an invocation, all loops
+/// counted together; the kernel has up to 32 rounds a key.
+const MAX_KEYS_OF_ROWS: usize = 2000;
 static ROWS: Kernel = Kernel {
     name: "attention_rows",
     source: include_str!("../../shaders/attention_rows.wgsl"),
@@ -202,7 +205,7 @@ pub fn attention(
             write(out),
         ];
         let count = batch * query_heads * rows;
-        if rows == 1 || with_probabilities {
+        if rows == 1 || with_probabilities || capacity > MAX_KEYS_OF_ROWS {
             r.dispatch(&KERNEL, &constants, &operands, params, grid(count));
             return;
         }
