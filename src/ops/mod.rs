@@ -2,6 +2,7 @@
 
 pub mod linear;
 pub mod log_softmax;
+pub mod penalize;
 pub mod reorder;
 pub mod rms_norm;
 pub mod top_k;
