@@ -5,6 +5,7 @@ pub mod log_softmax;
 pub mod penalize;
 pub mod reorder;
 pub mod rms_norm;
+pub mod sample;
 pub mod top_k;
 
 use crate::recording::Access;
