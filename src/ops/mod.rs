@@ -12,10 +12,16 @@ pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod log_softmax;
+pub mod mean_rows;
+pub mod normalize;
+pub mod patches;
 pub mod penalize;
 pub mod reorder;
 pub mod rms_norm;
+pub mod roof;
+pub mod rope;
 pub mod sample;
+pub mod silu_gate;
 pub mod top_k;
 pub mod vision_embed;
 
