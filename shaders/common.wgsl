@@ -13,6 +13,19 @@ fn unpack2(word: u32, dtype: u32) -> vec2<f32> {
 // Width of the grid that ops::grid makes.
 const GRID_X: u32 = 32768u;
 
+// NaN or infinite, told by the bits: compilers may assume that neither occurs.
+fn not_finite(bits: u32) -> bool {
+    return (bits & 0x7f800000u) == 0x7f800000u;
+}
+
+// A float's bits as an integer of the same order; both zeros give the same.
+fn order_of(bits: u32) -> u32 {
+    if bits == 0x80000000u {
+        return bits;
+    }
+    return bits ^ select(0x80000000u, 0xffffffffu, bits > 0x80000000u);
+}
+
 var<workgroup> lane_values: array<f32, 256>;
 
 // The sum of one value of each lane, for every lane. `lanes`, a power of two, is the workgroup's size; all lanes call.

@@ -6,14 +6,14 @@
 mod header;
 mod tensors;
 
-pub use header::{MAX_HEADER_BYTES, StoredType, TensorInfo, header_length, parse_header};
+pub use header::{MAX_HEADER_BYTES, TensorInfo, TensorType, header_length, parse_header};
 pub use tensors::{NamedTensor, read_tensors, tensors_to_bytes};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tensors::{read_tensor_file, write_tensors};
 
 pub(crate) use header::{json_offset, json_reason};
 
-use crate::config::{Config, Fields, Json, config_error, duplicate, parse_json, pointer};
+use crate::config::{Config, Fields, Json, duplicate, parse_json};
 use crate::error::{Error, Result, printable};
 use crate::source::{Source, impostor, is_plain_name, not_found};
 use std::collections::HashMap;
@@ -29,7 +29,8 @@ const MAX_LISTED: usize = 20;
 /// An open checkpoint: its config and where each tensor lies.
 pub struct Checkpoint {
     source: Box<dyn Source>,
-    config: Config,
+    /// The model's sizes, with what only the tensors' names tell.
+    pub config: Config,
     files: Vec<String>,
     /// By name.
     tensors: Vec<TensorInfo>,
@@ -43,7 +44,7 @@ pub struct Requirement {
     /// Its exact shape.
     pub shape: Vec<u64>,
     /// The types that will do.
-    pub dtypes: &'static [StoredType],
+    pub types: Vec<TensorType>,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -96,13 +97,12 @@ impl Checkpoint {
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(Error::DuplicateKey { file: files[pair[1].file].clone(), key: printable(&pair[1].name) });
         }
-        let checkpoint = Checkpoint { source, config, files, tensors };
+        let mut checkpoint = Checkpoint { source, config, files, tensors };
         if let Some(index) = index {
             checkpoint.check_index(&index)?;
         }
-        if checkpoint.cross_attention() {
-            let broken = checkpoint.config.text.check_cross_attention();
-            broken.map_err(|(key, rule)| config_error(CONFIG, pointer("", key), rule))?;
+        if checkpoint.names().any(|name| name.contains(".cross_attn.q_proj.")) {
+            checkpoint.config.text.set_cross_attention(CONFIG)?;
         }
         Ok(checkpoint)
     }
@@ -123,25 +123,9 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The model's sizes.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// A short name for messages.
     pub fn describe(&self) -> String {
         self.source.describe()
-    }
-
-    /// What the decoder's tensor names begin with: `qllama.` in the whole InternVL, nothing in a lone QLLaMA.
-    pub fn text_prefix(&self) -> &'static str {
-        if self.config.vision.is_some() { "qllama." } else { "" }
-    }
-
-    /// Whether the decoder has cross-attention: where the config does not tell, it has when any tensor of it is there.
-    pub fn cross_attention(&self) -> bool {
-        let by_names = || self.names().any(|name| name.contains(".cross_attn.") && !name.starts_with("clip_projector"));
-        self.config.text.cross_attention.unwrap_or_else(by_names)
     }
 
     /// All tensors, by name.
@@ -157,6 +141,14 @@ impl Checkpoint {
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.binary_search_by(|t| t.name.as_str().cmp(name)).ok().map(|at| &self.tensors[at])
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// `E_MISSING_TENSOR` when there is none.
+    pub fn get(&self, name: &str) -> Result<&TensorInfo> {
+        self.tensor(name).ok_or_else(|| Error::MissingTensor { names: printable(name), total: 1 })
     }
 
     /// The base name of the file that holds a tensor of this checkpoint.
@@ -185,7 +177,7 @@ impl Checkpoint {
             }
             return Err(Error::MissingTensor { names, total });
         }
-        for Requirement { name, shape, dtypes } in needed {
+        for Requirement { name, shape, types } in needed {
             let Some(tensor) = self.tensor(name) else { continue };
             let file = self.file_name(tensor);
             if tensor.shape != *shape {
@@ -195,11 +187,11 @@ impl Checkpoint {
                     found: format!("{:?}", tensor.shape),
                 });
             }
-            if !dtypes.contains(&tensor.dtype) {
+            if !types.contains(&tensor.dtype) {
                 return Err(Error::DType {
                     file: file.into(),
                     tensor: printable(name),
-                    expected: dtypes.iter().map(|t| t.name()).collect::<Vec<_>>().join(" or "),
+                    expected: types.iter().map(|t| t.name()).collect::<Vec<_>>().join(" or "),
                     found: tensor.dtype.name().into(),
                 });
             }

@@ -12,7 +12,7 @@ pub use quantization::{QuantizationConfig, QuantizationGroup, QuantizationScheme
 
 pub(crate) use json::{Fields, Json, config_error, duplicate, parse as parse_json, pointer};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 // What no real model comes near. A file that asks for more is damaged, and would ask for memory accordingly.
 const MAX_WIDTH: usize = 1 << 20;
@@ -79,26 +79,27 @@ pub struct LlamaConfig {
     /// Positions from this on are an error.
     pub max_position_embeddings: usize,
     pub rms_norm_eps: f32,
-    /// As the file has it, 10000 when absent; [`LlamaConfig::rope_base`] is what counts.
+    /// Base of the rotary embedding: always 10000 with cross-attention, else as the file has it, 10000 when absent.
     pub rope_theta: f32,
     /// Whether the embedding serves as `lm_head.weight` where the file lacks that; false when absent.
     pub tie_word_embeddings: bool,
-    /// 1 when absent, none when null.
-    pub bos_token_id: Option<usize>,
-    /// Every id that ends a text: 2 when absent, none when null.
-    pub eos_token_id: Vec<usize>,
+    /// 1 when absent or null.
+    pub bos_token_id: u32,
+    /// `eos_token_id`, one or a list: every id that ends a text. 2 when absent, none when null.
+    pub eos_token_ids: Vec<u32>,
     /// 0 when absent or null.
-    pub pad_token_id: usize,
+    pub pad_token_id: u32,
     /// Rows that cross-attention changes; 96 when absent.
     pub num_query_token: usize,
     /// Cross-attention stands in every layer whose index is a multiple of this; 2 when absent.
     pub cross_attention_frequency: usize,
     /// Width of the vision rows: `vision_config.hidden_size` when absent, 3200 when there is no `vision_config` either.
     pub vision_hidden_size: usize,
-    /// Whether there is cross-attention at all. `None` where the file does not tell: a LLaMA's file and a lone
-    /// QLLaMA's can be the same to the letter. Then the checkpoint's tensor names tell, see
-    /// [`Checkpoint::cross_attention`](crate::checkpoint::Checkpoint::cross_attention).
-    pub cross_attention: Option<bool>,
+    /// Whether there is cross-attention at all. True in a whole InternVL, and where the file has a field that only
+    /// cross-attention needs. A lone QLLaMA's file without any of these is a plain LLaMA's to the letter: then this is
+    /// false until [`Checkpoint::open`](crate::checkpoint::Checkpoint::open) finds tensors of it, as it does for every
+    /// file whose names hold `.cross_attn.q_proj.`
+    pub cross_attention: bool,
 }
 
 /// The CLIP heads (top level of the whole InternVL's file).
@@ -111,23 +112,23 @@ pub struct ClipConfig {
 }
 
 impl LlamaConfig {
-    /// The base of the rotary embedding: always 10000 for QLLaMA, `rope_theta` for a model without cross-attention.
-    pub fn rope_base(&self, cross_attention: bool) -> f32 {
-        if cross_attention { ROPE_BASE } else { self.rope_theta }
-    }
-
-    /// Whether layer `layer` cross-attends, once it is known whether the model does at all.
+    /// Whether layer `layer` has cross-attention.
     pub fn cross_attends(&self, layer: usize) -> bool {
-        self.cross_attention == Some(true) && self.has_cross_attention(layer)
+        self.cross_attention && layer.is_multiple_of(self.cross_attention_frequency)
     }
 
-    /// Whether layer `layer` has cross-attention, in a model that has it.
-    pub fn has_cross_attention(&self, layer: usize) -> bool {
-        layer.is_multiple_of(self.cross_attention_frequency)
+    /// Makes this a decoder with cross-attention, because the tensors of the checkpoint say so.
+    pub(crate) fn set_cross_attention(&mut self, file: &str) -> Result<()> {
+        if !self.cross_attention {
+            self.cross_attention = true;
+            self.rope_theta = ROPE_BASE;
+            self.check_cross_attention().map_err(|(key, rule)| config_error(file, pointer("", key), rule))?;
+        }
+        Ok(())
     }
 
     /// The rules that hold for a decoder with cross-attention only; the error is the field and the rule it breaks.
-    pub(crate) fn check_cross_attention(&self) -> std::result::Result<(), (&'static str, String)> {
+    fn check_cross_attention(&self) -> std::result::Result<(), (&'static str, String)> {
         if self.head_dim * self.num_attention_heads != self.hidden_size {
             let rule = format!(
                 "with cross-attention expected hidden_size / num_attention_heads ({} / {}), found {}",
@@ -147,13 +148,23 @@ impl LlamaConfig {
 }
 
 impl Config {
+    /// What the decoder's tensor names begin with: `qllama.` in the whole InternVL, nothing in a lone QLLaMA.
+    pub fn prefix(&self) -> &'static str {
+        if self.vision.is_some() { "qllama." } else { "" }
+    }
+
     /// Reads the bytes of a `config.json`; `file` is its name in messages.
     ///
     /// # Errors
     /// `E_CONFIG` with a JSON pointer and the rule that is broken, for a field that is missing, of another type, out of
-    /// range, there twice, or asks for what is not supported. `E_HEADER` when the file is not JSON.
+    /// range, there twice, or asks for what is not supported; for a file that is not JSON, with the byte.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Config> {
-        let json = parse_json(file, bytes)?;
+        let json = parse_json(file, bytes).map_err(|error| match error {
+            Error::Header { offset, reason, .. } => {
+                config_error(file, String::new(), format!("not JSON at byte {offset}: {reason}"))
+            }
+            other => other,
+        })?;
         let top = Fields::of(file, "", &json)?;
         if let Some(place) = duplicate(&json) {
             return Err(config_error(file, place, "the field appears twice".into()));
@@ -265,13 +276,15 @@ fn read_text(f: &Fields, whole: Option<(&Fields, &VisionConfig)>) -> Result<Llam
     }
 
     let vocab_size = f.whole("vocab_size", 1, MAX_VOCAB, None)?;
-    let id = |key, default| match f.get(key) {
-        None => Ok(default),
-        Some(_) => f.whole_or_null(key, 0, vocab_size - 1),
+    let id = |key, default: u32| {
+        let id = f.whole_or_null(key, 0, vocab_size - 1)?;
+        Ok(id.map_or(default, |id| id as u32))
     };
     // The top level goes before `qllama_config`, field by field.
     let over = |key| whole.map(|(top, _)| top).filter(|top| top.get(key).is_some()).unwrap_or(f);
     let cross_fields = ["num_query_token", "cross_attention_frequency", "vision_hidden_size"];
+    let cross_attention = whole.is_some() || cross_fields.iter().any(|key| f.given(key).is_some());
+    let rope_theta = rope_theta(f)?;
     let text = LlamaConfig {
         hidden_size,
         intermediate_size: f.whole("intermediate_size", 1, MAX_WIDTH, None)?,
@@ -282,12 +295,11 @@ fn read_text(f: &Fields, whole: Option<(&Fields, &VisionConfig)>) -> Result<Llam
         vocab_size,
         max_position_embeddings: f.whole("max_position_embeddings", 1, MAX_POSITIONS, None)?,
         rms_norm_eps: f.positive("rms_norm_eps", None)?,
-        rope_theta: rope_theta(f)?,
+        rope_theta: if cross_attention { ROPE_BASE } else { rope_theta },
         tie_word_embeddings: f.flag("tie_word_embeddings", Some(false))?,
-        // An id of the default that the vocabulary is too small for is left out.
-        bos_token_id: id("bos_token_id", Some(1).filter(|id| *id < vocab_size))?,
-        eos_token_id: end_ids(f, vocab_size)?,
-        pad_token_id: id("pad_token_id", Some(0))?.unwrap_or(0),
+        bos_token_id: id("bos_token_id", 1)?,
+        eos_token_ids: end_ids(f, vocab_size)?,
+        pad_token_id: id("pad_token_id", 0)?,
         num_query_token: over("num_query_token").whole("num_query_token", 1, MAX_QUERIES, Some(96))?,
         cross_attention_frequency: over("cross_attention_frequency").whole(
             "cross_attention_frequency",
@@ -298,7 +310,7 @@ fn read_text(f: &Fields, whole: Option<(&Fields, &VisionConfig)>) -> Result<Llam
         vision_hidden_size: f
             .whole_or_null("vision_hidden_size", 1, MAX_WIDTH)?
             .unwrap_or(whole.map_or(3200, |(_, vision)| vision.hidden_size)),
-        cross_attention: (whole.is_some() || cross_fields.iter().any(|key| f.given(key).is_some())).then_some(true),
+        cross_attention,
     };
     if let Some((_, vision)) = whole
         && text.vision_hidden_size != vision.hidden_size
@@ -307,7 +319,7 @@ fn read_text(f: &Fields, whole: Option<(&Fields, &VisionConfig)>) -> Result<Llam
             format!("expected vision_config's hidden_size {}, found {}", vision.hidden_size, text.vision_hidden_size);
         return Err(f.error("vision_hidden_size", rule));
     }
-    if text.cross_attention == Some(true) {
+    if text.cross_attention {
         text.check_cross_attention().map_err(|(key, rule)| f.error(key, rule))?;
     }
     Ok(text)
@@ -337,17 +349,17 @@ fn default_rope(f: &Fields, key: &str, json: &Json) -> Result<()> {
 }
 
 /// `eos_token_id`: one id, a list of them, or null.
-fn end_ids(f: &Fields, vocab_size: usize) -> Result<Vec<usize>> {
+fn end_ids(f: &Fields, vocab_size: usize) -> Result<Vec<u32>> {
     let key = "eos_token_id";
     let whole = |json: &Json| match json {
-        Json::Whole(n) if *n < vocab_size as u64 => Ok(*n as usize),
+        Json::Whole(n) if *n < vocab_size as u64 => Ok(*n as u32),
         other => {
             let rule = format!("expected ids below vocab_size {vocab_size}, found {}", other.kind());
             Err(f.error(key, rule))
         }
     };
     match f.get(key) {
-        None => Ok([2].into_iter().filter(|id| *id < vocab_size).collect()),
+        None => Ok(vec![2]),
         Some(Json::Null) => Ok(Vec::new()),
         Some(Json::List(list)) => list.iter().map(whole).collect(),
         Some(one) => Ok(vec![whole(one)?]),

@@ -15,7 +15,7 @@ use crate::ops::penalize::{Penalties, penalize};
 use crate::ops::reorder::reorder;
 use crate::ops::rope::KvCache;
 use crate::ops::sample::{Sampling, sample};
-use crate::ops::top_k::top_k;
+use crate::ops::top_k::{MAX_K, top_k};
 use crate::qllama::{CrossStates, Observed, Pass, Qllama};
 use crate::recording::Recording;
 use crate::tensor::{DType, Tensor};
@@ -89,6 +89,9 @@ impl GenerateOptions {
         if self.num_beams > 1 && self.sampling.is_some() {
             return fail("num_beams above 1 together with do_sample is not supported: use one of them");
         }
+        if (1 + self.eos_token_ids.len()).max(2) * self.num_beams > MAX_K && self.num_beams > 1 {
+            return fail("too many end ids for so many beams: (1 + end ids) * num_beams must be at most 64");
+        }
         if self.num_return_sequences == 0 || (self.sampling.is_none() && self.num_return_sequences > self.num_beams) {
             return fail("num_return_sequences must be from 1 to num_beams");
         }
@@ -139,7 +142,7 @@ pub async fn generate(
 ) -> Result<Vec<Vec<Generated>>> {
     options.check()?;
     let mut session = Session::new(model, device, prompt, options)?;
-    model.decode_dispatches.set(session.decode.dispatches);
+    model.decode_dispatches.set(session.decode.plan.dispatches);
     if options.num_beams > 1 { session.beams(on_token).await } else { session.single(on_token).await }
 }
 
@@ -150,10 +153,17 @@ struct Session<'a> {
     _pool: Pool,
     batch: usize,
     state: State,
-    prefill: Plan,
-    decode: Plan,
+    prefill: Step,
+    decode: Step,
     reader: Reader,
     history: Vec<u32>,
+}
+
+/// A pass through the model, made once, and what it leaves for the host: the chosen tokens, or the beams' candidates.
+struct Step {
+    plan: Plan,
+    /// U32 [rows]; or F32 and U32 [rows, candidates], best first.
+    chosen: Vec<Tensor>,
 }
 
 /// What a step reads and writes; a row is a sequence, or a beam of one.
@@ -175,8 +185,6 @@ struct State {
     history: Tensor,
     lengths: Tensor,
     eos: Tensor,
-    /// F32 and U32 [rows, candidates]: the beams' best continuations.
-    candidates: Option<(Tensor, Tensor)>,
 }
 
 impl<'a> Session<'a> {
@@ -226,7 +234,6 @@ impl<'a> Session<'a> {
                 &[options.eos_token_ids.len().max(1)],
                 if options.eos_token_ids.is_empty() { &[u32::MAX] } else { &options.eos_token_ids },
             )?,
-            candidates: None,
         };
         let padded = prompt.attention_mask.contains(&0);
         let prompt_mask = padded.then(|| pool.u32(&[batch, prompt_rows], prompt.attention_mask)).transpose()?;
@@ -270,9 +277,8 @@ impl<'a> Session<'a> {
             let each = pool.u32(&[rows], &(0..rows).map(|row| (row / beams) as u32).collect::<Vec<_>>())?;
             logits = gather_rows(&mut r, logits, each);
         }
-        let mut state = state;
-        state.candidates = state.choose(&mut r, logits, options, &mut pool)?;
-        let prefill = device.prepare(&r)?;
+        let chosen = state.choose(&mut r, logits, options, &mut pool)?;
+        let prefill = Step { plan: device.prepare(&r)?, chosen };
 
         let mut r = Recording::new();
         if beams > 1 {
@@ -294,10 +300,9 @@ impl<'a> Session<'a> {
         let passed = model.record(&mut r, &pass, &Observed::default());
         let logits = model.logits(&mut r, passed.last_hidden_state);
         advance(&mut r, state.table, state.past, state.positions, state.slots);
-        let again = state.choose(&mut r, logits, options, &mut pool)?;
-        debug_assert_eq!(again, state.candidates);
-        let decode = device.prepare(&r)?;
-        let reader = device.reader(4 * rows + state.candidates.map_or(0, |(v, i)| v.size_bytes() + i.size_bytes()))?;
+        let chosen = state.choose(&mut r, logits, options, &mut pool)?;
+        let decode = Step { plan: device.prepare(&r)?, chosen };
+        let reader = device.reader(decode.chosen.iter().map(|t| t.size_bytes()).sum())?;
         Ok(Session {
             options,
             device: device.clone(),
@@ -318,8 +323,7 @@ impl<'a> Session<'a> {
         let mut chosen = vec![0u32; self.batch];
         for step in 0..self.options.max_new_tokens {
             self.tell_history(|row| &ids[row])?;
-            self.device.run(if step == 0 { &self.prefill } else { &self.decode })?;
-            self.reader.read(&[self.state.tokens], bytemuck::cast_slice_mut(&mut chosen)).await?;
+            self.run(step, &mut chosen).await?;
             for (row, &id) in chosen.iter().enumerate() {
                 if id == u32::MAX {
                     return Err(not_finite(step));
@@ -357,14 +361,12 @@ impl<'a> Session<'a> {
             eos_token_ids: self.options.eos_token_ids.clone(),
         };
         let mut searches: Vec<BeamSearch> = (0..self.batch).map(|_| BeamSearch::new(options.clone())).collect();
-        let (values, ids) = self.state.candidates.expect("beams have candidates");
-        let count = values.width();
-        let mut words = vec![0u32; values.len() + ids.len()];
+        let count = self.prefill.chosen[0].width();
+        let mut words = vec![0u32; 2 * self.state.rows * count];
         for step in 0..self.options.max_new_tokens {
             self.tell_history(|row| searches[row / beams].ids(row % beams))?;
-            self.device.run(if step == 0 { &self.prefill } else { &self.decode })?;
-            self.reader.read(&[values, ids], bytemuck::cast_slice_mut(&mut words)).await?;
-            let (values, ids) = words.split_at(values.len());
+            self.run(step, &mut words).await?;
+            let (values, ids) = words.split_at(self.state.rows * count);
             if ids.chunks(count).any(|row| row[0] == u32::MAX) {
                 return Err(not_finite(step));
             }
@@ -395,6 +397,13 @@ impl<'a> Session<'a> {
         Ok(searches.into_iter().map(sequences).collect())
     }
 
+    /// Runs the prompt, or the step after it, and brings back what it chose.
+    async fn run(&self, step: usize, out: &mut [u32]) -> Result<()> {
+        let step = if step == 0 { &self.prefill } else { &self.decode };
+        self.device.run(&step.plan)?;
+        self.reader.read(&step.chosen, bytemuck::cast_slice_mut(out)).await
+    }
+
     /// Uploads the ids that penalties see, where there are any.
     fn tell_history<'i>(&self, ids: impl Fn(usize) -> &'i [u32]) -> Result<()> {
         if !self.options.penalised() {
@@ -415,14 +424,14 @@ impl<'a> Session<'a> {
 }
 
 impl State {
-    /// Records the choice of the next tokens: into `tokens`, or for beams the candidates, which are returned.
+    /// Records the choice of the next tokens. Returns what the host reads of it, kept in `pool`.
     fn choose(
         &self,
         r: &mut Recording,
         logits: Tensor,
         options: &GenerateOptions,
         pool: &mut Pool,
-    ) -> Result<Option<(Tensor, Tensor)>> {
+    ) -> Result<Vec<Tensor>> {
         let scores = if options.num_beams > 1 { log_softmax(r, logits) } else { logits };
         if options.penalised() {
             let penalties = Penalties {
@@ -434,21 +443,14 @@ impl State {
         }
         if options.num_beams > 1 {
             let count = (1 + options.eos_token_ids.len()).max(2) * options.num_beams;
-            let (values, ids) = match self.candidates {
-                Some(made) => made,
-                None => {
-                    let shape = [self.rows, count];
-                    (pool.alloc(DType::F32, &shape)?, pool.alloc(DType::U32, &shape)?)
-                }
-            };
-            top_k(r, scores, values, ids);
-            return Ok(Some((values, ids)));
+            let (values, ids) = top_k(r, scores, count);
+            return Ok(vec![pool.keep(r, values)?, pool.keep(r, ids)?]);
         }
         match &options.sampling {
-            Some(sampling) => sample(r, scores, self.past, sampling.clone(), self.tokens),
+            Some(sampling) => sample(r, scores, self.past, *sampling, self.tokens),
             None => argmax(r, scores, self.tokens),
         }
-        Ok(None)
+        Ok(vec![self.tokens])
     }
 }
 

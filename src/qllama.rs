@@ -150,8 +150,7 @@ impl Qllama {
         } else {
             embed_tokens.clone()
         };
-        let base = config.rope_base(config.cross_attention == Some(true));
-        let rope = loader.rope_tables(base, config.head_dim, config.max_position_embeddings)?;
+        let rope = loader.rope_tables(config.rope_theta, config.head_dim, config.max_position_embeddings)?;
         Ok(Qllama {
             config: config.clone(),
             embed_tokens,

@@ -85,6 +85,11 @@ impl Memory {
         Memory { name: name.into(), files: BTreeMap::new() }
     }
 
+    /// The files of the model inside the binary: `(name, bytes)`.
+    pub fn from_static(files: &[(&str, &'static [u8])]) -> Memory {
+        files.iter().fold(Memory::new("the built-in model"), |memory, (name, bytes)| memory.with(*name, *bytes))
+    }
+
     /// The same set with one more file, static bytes or a vector. A file of the same name is replaced.
     pub fn with(mut self, name: impl Into<String>, bytes: impl Into<Cow<'static, [u8]>>) -> Memory {
         self.files.insert(name.into(), bytes.into());

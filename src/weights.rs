@@ -3,18 +3,13 @@
 //! A model's `load` runs twice over the same [`Loader`] calls: once to plan (nothing is read; shapes, types and bytes
 //! are collected, and everything that is missing is reported at once), once to load.
 
-use half::{bf16, f16};
-
-use crate::checkpoint::{Checkpoint, Requirement, StoredType, TensorInfo};
+use crate::checkpoint::{Checkpoint, Requirement, TensorType};
 use crate::config::QuantizationConfig;
 use crate::error::{Error, Result};
 use crate::executor::Pool;
 use crate::matrix::{Format, Matrix, Part};
 use crate::ops::rope::RopeTables;
 use crate::tensor::{DType, Tensor};
-
-/// The types that float tensors may be stored in.
-const FLOATS: &[StoredType] = &[StoredType::F32, StoredType::F16, StoredType::BF16];
 
 /// Bytes of host memory that tensors pass through.
 const STAGING_BYTES: usize = 4 << 20;
@@ -78,11 +73,6 @@ impl<'a> Loader<'a> {
         Loader { mode: Mode::Load { pool, on_bytes }, ..Loader::plan(checkpoint, quantization, max_part_bytes) }
     }
 
-    /// What the decoder's tensor names begin with.
-    pub fn prefix(&self) -> &'static str {
-        self.checkpoint.text_prefix()
-    }
-
     /// Whether the checkpoint has a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.checkpoint.tensor(name).is_some()
@@ -95,16 +85,16 @@ impl<'a> Loader<'a> {
 
     /// A float tensor as f32 on the host: small ones only.
     pub async fn host_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.require(name, shape, FLOATS);
+        self.require(name, shape, &TensorType::FLOATS);
         let len: usize = shape.iter().product();
         match &mut self.mode {
             Mode::Plan => Ok(vec![0.0; len]),
             Mode::Load { on_bytes, .. } => {
-                let info = find(self.checkpoint, name)?;
+                let info = self.checkpoint.get(name)?;
                 let mut bytes = vec![0; info.bytes as usize];
                 self.checkpoint.read(info, 0, &mut bytes).await?;
                 on_bytes(info.bytes);
-                Ok(to_f32(info.dtype, &bytes))
+                Ok(info.dtype.to_f32(&bytes))
             }
         }
     }
@@ -145,7 +135,7 @@ impl<'a> Loader<'a> {
 
     /// A dense matrix by its tensor's name, of any shape that has `rows` rows and `rows * cols` elements.
     pub async fn table(&mut self, name: &str, shape: &[usize]) -> Result<Matrix> {
-        self.require(name, shape, FLOATS);
+        self.require(name, shape, &TensorType::FLOATS);
         let rows = shape[0];
         let cols = shape[1..].iter().product();
         let format = self.dense_format(name);
@@ -166,17 +156,17 @@ impl<'a> Loader<'a> {
 
     fn dense_format(&self, name: &str) -> Format {
         match self.checkpoint.tensor(name).map(|t| t.dtype) {
-            Some(StoredType::F16) => Format::F16,
-            Some(StoredType::BF16) => Format::BF16,
+            Some(TensorType::F16) => Format::F16,
+            Some(TensorType::BF16) => Format::BF16,
             _ => Format::F32,
         }
     }
 
-    fn require(&mut self, name: &str, shape: &[usize], dtypes: &'static [StoredType]) {
+    fn require(&mut self, name: &str, shape: &[usize], types: &[TensorType]) {
         self.requirements.push(Requirement {
             name: name.into(),
             shape: shape.iter().map(|&n| n as u64).collect(),
-            dtypes,
+            types: types.to_vec(),
         });
     }
 
@@ -185,13 +175,13 @@ impl<'a> Loader<'a> {
         let scheme = self.quantization.filter(|_| self.has(&packed)).and_then(|q| q.scheme_for(name, "Linear"));
         let Some(scheme) = scheme else {
             let name = format!("{name}.weight");
-            self.require(&name, &[rows, cols], FLOATS);
+            self.require(&name, &[rows, cols], &TensorType::FLOATS);
             let format = self.dense_format(&name);
             return Ok(Stored { name, rows, format, scales: None, zero_points: false });
         };
         let bits = scheme.num_bits;
         let group = scheme.group_size.unwrap_or(cols);
-        if cols % group != 0 {
+        if !cols.is_multiple_of(group) {
             return Err(Error::Config {
                 file: "config.json".into(),
                 pointer: "/quantization_config".into(),
@@ -199,16 +189,16 @@ impl<'a> Loader<'a> {
             });
         }
         let groups = cols / group;
-        self.require(&packed, &[rows, (cols * bits).div_ceil(32)], &[StoredType::I32]);
+        self.require(&packed, &[rows, (cols * bits).div_ceil(32)], &[TensorType::I32]);
         let scale = format!("{name}.weight_scale");
-        self.require(&scale, &[rows, groups], FLOATS);
+        self.require(&scale, &[rows, groups], &TensorType::FLOATS);
         if !scheme.symmetric {
             let zero_point = format!("{name}.weight_zero_point");
-            self.require(&zero_point, &[(rows * bits).div_ceil(32), groups], &[StoredType::I32]);
+            self.require(&zero_point, &[(rows * bits).div_ceil(32), groups], &[TensorType::I32]);
         }
         let scales = match self.checkpoint.tensor(&scale).map(|t| t.dtype) {
-            Some(StoredType::F16) => DType::F16,
-            Some(StoredType::BF16) => DType::BF16,
+            Some(TensorType::F16) => DType::F16,
+            Some(TensorType::BF16) => DType::BF16,
             _ => DType::F32,
         };
         Ok(Stored {
@@ -311,10 +301,11 @@ impl<'a> Loader<'a> {
     ) -> Result<()> {
         let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
         let packed = matrix.scales.is_some();
-        let info = find(
-            self.checkpoint,
-            &if packed { format!("{}.weight_packed", matrix.name) } else { matrix.name.clone() },
-        )?;
+        let info = self.checkpoint.get(&if packed {
+            format!("{}.weight_packed", matrix.name)
+        } else {
+            matrix.name.clone()
+        })?;
         let stored_row =
             if packed { (cols * matrix.format.bits()).div_ceil(32) * 4 } else { cols * matrix.format.bits() / 8 };
         let row_bytes = matrix.format.row_words(cols) * 4;
@@ -355,19 +346,19 @@ impl<'a> Loader<'a> {
         let Mode::Load { on_bytes, .. } = &mut self.mode else { return Ok(()) };
         let Format::Int { bits, .. } = matrix.format else { return Ok(()) };
         let name = format!("{}.weight_scale", matrix.name);
-        let info = find(self.checkpoint, &name)?;
-        let size = info.dtype.bytes() as usize;
+        let info = self.checkpoint.get(&name)?;
+        let size = info.dtype.bytes();
         let start = scales.len();
         scales.resize(start + rows.len() * groups * size, 0);
         self.checkpoint.read(info, (rows.start * groups * size) as u64, &mut scales[start..]).await?;
         on_bytes((scales.len() - start) as u64);
-        let values = to_f32(info.dtype, &scales[start..]);
+        let values = info.dtype.to_f32(&scales[start..]);
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: name, index: (rows.start * groups + index) as u64 });
         }
         if matrix.zero_points {
             // Packed along the rows: word r * bits / 32 of each column of groups.
-            let info = find(self.checkpoint, &format!("{}.weight_zero_point", matrix.name))?;
+            let info = self.checkpoint.get(&format!("{}.weight_zero_point", matrix.name))?;
             let per_word = 32 / bits as usize;
             let first = rows.start / per_word;
             let mut bytes = vec![0; (rows.end.div_ceil(per_word) - first) * groups * 4];
@@ -382,20 +373,5 @@ impl<'a> Loader<'a> {
             }
         }
         Ok(())
-    }
-}
-
-fn find<'c>(checkpoint: &'c Checkpoint, name: &str) -> Result<&'c TensorInfo> {
-    let missing = || Error::MissingTensor { names: name.into(), total: 1 };
-    checkpoint.tensor(name).ok_or_else(missing)
-}
-
-/// Stored floats as f32.
-fn to_f32(dtype: StoredType, bytes: &[u8]) -> Vec<f32> {
-    let halves = || bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    match dtype {
-        StoredType::F16 => halves().map(|h| f16::from_bits(h).to_f32()).collect(),
-        StoredType::BF16 => halves().map(|h| bf16::from_bits(h).to_f32()).collect(),
-        _ => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
     }
 }

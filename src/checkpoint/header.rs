@@ -8,7 +8,6 @@
 
 use crate::error::{Error, Result, printable};
 use crate::source::impostor;
-use crate::tensor::DType;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::HashSet;
 use std::fmt;
@@ -24,22 +23,22 @@ macro_rules! stored_types {
         /// An element type of a safetensors file. Types narrower than a byte are not read.
         #[allow(non_camel_case_types, missing_docs)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum StoredType { $($name),* }
+        pub enum TensorType { $($name),* }
 
-        impl StoredType {
+        impl TensorType {
             /// The type of this name, as the header spells it.
-            pub fn from_name(name: &str) -> Option<StoredType> {
-                match name { $(stringify!($name) => Some(StoredType::$name),)* _ => None }
+            pub fn from_name(name: &str) -> Option<TensorType> {
+                match name { $(stringify!($name) => Some(TensorType::$name),)* _ => None }
             }
 
             /// The name that the header has for it.
             pub fn name(self) -> &'static str {
-                match self { $(StoredType::$name => stringify!($name)),* }
+                match self { $(TensorType::$name => stringify!($name)),* }
             }
 
             /// Bytes an element.
-            pub fn bytes(self) -> u64 {
-                match self { $(StoredType::$name => $bytes),* }
+            pub fn bytes(self) -> usize {
+                match self { $(TensorType::$name => $bytes),* }
             }
         }
     };
@@ -50,20 +49,25 @@ stored_types! {
     I32 4, U32 4, F32 4, C64 8, F64 8, I64 8, U64 8
 }
 
-impl StoredType {
-    /// The type that device memory has for it, where shaders read it as it is stored.
-    pub fn on_device(self) -> Option<DType> {
+impl TensorType {
+    /// The types that weights may have where they are not packed.
+    pub const FLOATS: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
+
+    /// Stored elements as f32.
+    ///
+    /// # Panics
+    /// When the type is none of [`TensorType::FLOATS`].
+    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
         match self {
-            StoredType::F32 => Some(DType::F32),
-            StoredType::F16 => Some(DType::F16),
-            StoredType::BF16 => Some(DType::BF16),
-            StoredType::U32 | StoredType::I32 => Some(DType::U32),
-            _ => None,
+            TensorType::F32 => elements(bytes, f32::from_le_bytes),
+            TensorType::F16 => elements(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+            TensorType::BF16 => elements(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+            _ => panic!("{self} is not a float type that weights have"),
         }
     }
 }
 
-impl fmt::Display for StoredType {
+impl fmt::Display for TensorType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
@@ -75,7 +79,7 @@ pub struct TensorInfo {
     /// The name in the file.
     pub name: String,
     /// The element type.
-    pub dtype: StoredType,
+    pub dtype: TensorType,
     /// Row-major; empty for a single number, and an axis may be 0: callers that need data say so.
     pub shape: Vec<u64>,
     /// Which of the checkpoint's files holds it.
@@ -89,7 +93,7 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// Number of elements.
     pub fn len(&self) -> u64 {
-        self.bytes / self.dtype.bytes()
+        self.bytes / self.dtype.bytes() as u64
     }
 
     /// Whether it has no elements.
@@ -180,6 +184,11 @@ pub fn parse_header(file: &str, total_bytes: u64, json: &[u8]) -> Result<Vec<Ten
     Ok(tensors)
 }
 
+/// Elements of `N` bytes each, converted one by one.
+pub(super) fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
+    bytes.as_chunks().0.iter().map(|element| read(*element)).collect()
+}
+
 /// The place of a JSON error, in bytes from the start.
 pub(crate) fn json_offset(json: &[u8], error: &serde_json::Error) -> usize {
     let newlines = json.iter().enumerate().filter(|(_, c)| **c == b'\n');
@@ -220,7 +229,7 @@ impl Reader<'_> {
         let (Some(dtype), Some(shape), Some((begin, end))) = (dtype, shape, data_offsets) else {
             return Err(E::custom(format!("{tensor} lacks dtype, shape or data_offsets")));
         };
-        let Some(dtype) = StoredType::from_name(&dtype) else {
+        let Some(dtype) = TensorType::from_name(&dtype) else {
             let expected = "a type of whole bytes that safetensors knows, such as F32, F16, BF16 or I64".into();
             return self.fail(Error::DType { file, tensor, expected, found: printable(&dtype) });
         };
@@ -229,7 +238,7 @@ impl Reader<'_> {
             return self.fail(Error::TensorRange { file, tensor, reason });
         }
         let count = shape.iter().try_fold(1u64, |n, &axis| n.checked_mul(axis));
-        let Some(bytes) = count.and_then(|n| n.checked_mul(dtype.bytes())) else {
+        let Some(bytes) = count.and_then(|n| n.checked_mul(dtype.bytes() as u64)) else {
             return self.fail(Error::Overflow { file, tensor });
         };
         if end.checked_sub(begin) != Some(bytes) {

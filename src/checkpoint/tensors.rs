@@ -1,6 +1,6 @@
 //! Small safetensors files that are held in memory: the command line's inputs and outputs.
 
-use super::header::{StoredType, header_length, parse_header};
+use super::header::{TensorType, elements, header_length, parse_header};
 use crate::error::{Error, Result, printable};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ pub struct NamedTensor {
     /// Its name in the file.
     pub name: String,
     /// How elements are stored.
-    pub dtype: StoredType,
+    pub dtype: TensorType,
     /// Its axes; empty for a single number.
     pub shape: Vec<usize>,
     /// `shape`'s product times `dtype.bytes()` bytes.
@@ -25,21 +25,21 @@ impl NamedTensor {
     ///
     /// # Panics
     /// When `values` is not as long as the shape says.
-    pub fn from_f32(name: impl Into<String>, shape: &[usize], values: &[f32]) -> NamedTensor {
-        NamedTensor::new(name.into(), StoredType::F32, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    pub fn f32(name: impl Into<String>, shape: &[usize], values: &[f32]) -> NamedTensor {
+        NamedTensor::new(name.into(), TensorType::F32, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
     /// A tensor of i64.
     ///
     /// # Panics
     /// When `values` is not as long as the shape says.
-    pub fn from_i64(name: impl Into<String>, shape: &[usize], values: &[i64]) -> NamedTensor {
-        NamedTensor::new(name.into(), StoredType::I64, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+    pub fn i64(name: impl Into<String>, shape: &[usize], values: &[i64]) -> NamedTensor {
+        NamedTensor::new(name.into(), TensorType::I64, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
     }
 
-    fn new(name: String, dtype: StoredType, shape: &[usize], data: Vec<u8>) -> NamedTensor {
+    fn new(name: String, dtype: TensorType, shape: &[usize], data: Vec<u8>) -> NamedTensor {
         let len: usize = shape.iter().product();
-        assert_eq!(len * dtype.bytes() as usize, data.len(), "{name}: shape {shape:?} of {dtype}");
+        assert_eq!(len * dtype.bytes(), data.len(), "{name}: shape {shape:?} of {dtype}");
         NamedTensor { file: String::new(), name, dtype, shape: shape.to_vec(), data }
     }
 
@@ -48,12 +48,10 @@ impl NamedTensor {
     /// # Errors
     /// `E_DTYPE` unless it is F32, F16 or BF16. NaN and infinities pass.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
-        match self.dtype {
-            StoredType::F32 => Ok(self.elements(f32::from_le_bytes)),
-            StoredType::F16 => Ok(self.elements(|b| half::f16::from_le_bytes(b).to_f32())),
-            StoredType::BF16 => Ok(self.elements(|b| half::bf16::from_le_bytes(b).to_f32())),
-            _ => Err(self.wrong_type("F32, F16 or BF16")),
+        if !TensorType::FLOATS.contains(&self.dtype) {
+            return Err(self.wrong_type("F32, F16 or BF16"));
         }
+        Ok(self.dtype.to_f32(&self.data))
     }
 
     /// Its elements as whole numbers.
@@ -62,12 +60,12 @@ impl NamedTensor {
     /// `E_DTYPE` unless it is I64, I32, U32, U8 or BOOL; `E_INPUT` for a BOOL that is neither 0 nor 1.
     pub fn to_i64(&self) -> Result<Vec<i64>> {
         match self.dtype {
-            StoredType::I64 => Ok(self.elements(i64::from_le_bytes)),
-            StoredType::I32 => Ok(self.elements(|b| i32::from_le_bytes(b).into())),
-            StoredType::U32 => Ok(self.elements(|b| u32::from_le_bytes(b).into())),
-            StoredType::U8 => Ok(self.elements(|[b]| b.into())),
-            StoredType::BOOL => match self.data.iter().position(|b| *b > 1) {
-                None => Ok(self.elements(|[b]| b.into())),
+            TensorType::I64 => Ok(elements(&self.data, i64::from_le_bytes)),
+            TensorType::I32 => Ok(elements(&self.data, |b| i32::from_le_bytes(b).into())),
+            TensorType::U32 => Ok(elements(&self.data, |b| u32::from_le_bytes(b).into())),
+            TensorType::U8 => Ok(elements(&self.data, |[b]| b.into())),
+            TensorType::BOOL => match self.data.iter().position(|b| *b > 1) {
+                None => Ok(elements(&self.data, |[b]| b.into())),
                 Some(at) => {
                     let name = printable(&self.name);
                     let found = self.data[at];
@@ -77,10 +75,6 @@ impl NamedTensor {
             },
             _ => Err(self.wrong_type("I64, I32, U32, U8 or BOOL")),
         }
-    }
-
-    fn elements<const N: usize, T>(&self, read: impl Fn([u8; N]) -> T) -> Vec<T> {
-        self.data.as_chunks().0.iter().map(|bytes| read(*bytes)).collect()
     }
 
     fn wrong_type(&self, expected: &str) -> Error {
@@ -140,7 +134,7 @@ fn views(tensors: &[NamedTensor]) -> Result<BTreeMap<&str, View<'_>>> {
     let mut views = BTreeMap::new();
     for tensor in tensors {
         let refuse = |what: &str| Err(Error::Input { reason: format!("tensor {}: {what}", printable(&tensor.name)) });
-        let bytes = tensor.shape.iter().try_fold(tensor.dtype.bytes() as usize, |n, axis| n.checked_mul(*axis));
+        let bytes = tensor.shape.iter().try_fold(tensor.dtype.bytes(), |n, axis| n.checked_mul(*axis));
         if bytes != Some(tensor.data.len()) {
             return refuse("its shape does not fit its data");
         }

@@ -30,7 +30,7 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
     };
     let prompt = match model.tokenizer() {
         Ok(tokenizer) => tokenizer.encode_prompt("English caption:"),
-        Err(_) => vec![text.bos_token_id.unwrap_or(0) as u32],
+        Err(_) => vec![text.bos_token_id],
     };
     let mut rounds = Vec::new();
     let mut first_word = None;
@@ -114,7 +114,7 @@ async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Resu
     let mut first = None;
     let generated = Instant::now();
     model
-        .generate(crossed.as_ref(), prompt, options, &mut |_| {
+        .generate(crossed.as_ref(), &[prompt], options, &mut |_| {
             first.get_or_insert(generated.elapsed().as_secs_f64());
             true
         })

@@ -15,7 +15,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         num_beams: args.num_beams,
         max_new_tokens: args.max_new_tokens,
         min_new_tokens: args.min_new_tokens,
-        eos_token_ids: model.eos_token_ids(),
+        eos_token_ids: model.config.text.eos_token_ids.clone(),
         ..Default::default()
     };
     options.check()?;
@@ -34,7 +34,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         }
         let mut text = model.tokenizer()?.decode_stream();
         let generated = model
-            .generate(Some(&crossed), &prompt, &options, &mut |token| {
+            .generate(Some(&crossed), &[&prompt], &options, &mut |token| {
                 if let (true, Some((_, id))) = (live, token)
                     && !options.eos_token_ids.contains(&id)
                 {

@@ -26,11 +26,11 @@ pub async fn run(args: EmbedArgs) -> Result<()> {
     let mut out = Vec::new();
     if args.inputs.is_none() {
         if let Some(p) = &pixels {
-            out.push(NamedTensor::from_f32("pixel_values", &[p.batch, 3, p.height, p.width], &p.values));
+            out.push(NamedTensor::f32("pixel_values", &[p.batch, 3, p.height, p.width], &p.values));
         }
         if let Some(t) = &texts {
             let ids: Vec<i64> = t.ids.iter().map(|&id| id.into()).collect();
-            out.push(NamedTensor::from_i64("text_ids", &[t.count, ids.len() / t.count], &ids));
+            out.push(NamedTensor::i64("text_ids", &[t.count, ids.len() / t.count], &ids));
         }
     }
     embed(&args, &model, pixels.as_ref(), texts.as_ref(), &mut out).await?;
@@ -107,14 +107,14 @@ async fn embed(
     let mut text_embeds = None;
     if let Some(t) = texts {
         let values = model.embed_text(&t.ids, t.count).await?;
-        out.push(NamedTensor::from_f32("text_embeds", &[t.count, width], &values));
+        out.push(NamedTensor::f32("text_embeds", &[t.count, width], &values));
         text_embeds = Some(values);
     }
     let Some(pixels) = pixels else { return Ok(()) };
     let vision = model.vision(pixels).await?;
     let states = model.device().read_f32(vision.states).await?;
     let shape = [vision.images, vision.rows, states.len() / (vision.images * vision.rows)];
-    out.push(NamedTensor::from_f32("vision_hidden_states", &shape, &states));
+    out.push(NamedTensor::f32("vision_hidden_states", &shape, &states));
     let crossed = model.cross_states(&vision)?;
     for (mode, name, wanted) in [
         (Mode::C, "C", !matches!(args.mode, Some(MatchMode::G))),
@@ -124,10 +124,10 @@ async fn embed(
             continue;
         }
         let images = model.embed_image(&vision, Some(&crossed), mode).await?;
-        out.push(NamedTensor::from_f32(format!("image_embeds.{name}"), &[pixels.batch, width], &images));
+        out.push(NamedTensor::f32(format!("image_embeds.{name}"), &[pixels.batch, width], &images));
         if let (Some(t), Some(embeds)) = (texts, &text_embeds) {
             let logits = model.logits_per_image(&images, embeds)?;
-            out.push(NamedTensor::from_f32(format!("logits_per_image.{name}"), &[pixels.batch, t.count], &logits));
+            out.push(NamedTensor::f32(format!("logits_per_image.{name}"), &[pixels.batch, t.count], &logits));
         }
     }
     if let (true, Some(t)) = (args.itm, texts) {
@@ -138,7 +138,7 @@ async fn embed(
             let crossed = model.cross_states(&model.vision(&one).await?)?;
             logits.extend(model.itm(&[crossed], &t.ids, t.count).await?);
         }
-        out.push(NamedTensor::from_f32("itm_logits", &[pixels.batch, t.count, 2], &logits));
+        out.push(NamedTensor::f32("itm_logits", &[pixels.batch, t.count, 2], &logits));
     }
     Ok(())
 }

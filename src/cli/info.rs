@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use qllama::Result;
 use qllama::checkpoint::Checkpoint;
 use qllama::gpu::candidates;
-use qllama::model::{config_of, plan};
+use qllama::model::plan;
 
 use crate::InfoArgs;
 use crate::cli::source;
@@ -15,7 +15,7 @@ const PORTABLE_BINDING_BYTES: u64 = 128 << 20;
 
 pub async fn run(args: InfoArgs) -> Result<()> {
     let checkpoint = Checkpoint::open(source(&args.common)?).await?;
-    let config = config_of(&checkpoint);
+    let config = checkpoint.config.clone();
     let needs = plan(&checkpoint, &config, PORTABLE_BINDING_BYTES).await?;
     let bytes: u64 = needs.parts.iter().map(|(_, bytes)| bytes).sum();
     let text = &config.text;
@@ -66,7 +66,7 @@ pub async fn run(args: InfoArgs) -> Result<()> {
         text.vocab_size,
         text.max_position_embeddings
     );
-    if text.cross_attention == Some(true) {
+    if text.cross_attention {
         println!(
             "             cross-attention in every {}. layer from {} query tokens",
             text.cross_attention_frequency, text.num_query_token

@@ -1,0 +1,295 @@
+//! Every shader stays inside what any WebGPU device offers, and every source file inside its layer.
+//!
+//! Limits are WebGPU's defaults: 8 storage buffers a stage, 256 invocations and 16 KiB of memory a workgroup. Shaders
+//! get no optional features, except subgroups where the file's name ends in `_subgroups`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ResourceBinding, ShaderStage};
+
+const MAX_STORAGE_BUFFERS: usize = 8;
+const MAX_INVOCATIONS: u32 = 256;
+const MAX_WORKGROUP_DEPTH: u32 = 64;
+const MAX_WORKGROUP_BYTES: u32 = 16 << 10;
+
+#[test]
+fn shaders_are_portable() {
+    let common = read(&root().join("shaders/common.wgsl"));
+    let mut faults = Vec::new();
+    for path in shaders() {
+        let source = format!("{common}\n{}", read(&path));
+        faults.extend(shader_faults(&source, name(&path).ends_with("_subgroups")).iter().map(at(&path)));
+    }
+    report(&faults);
+}
+
+#[test]
+fn every_shader_belongs_to_the_op_of_its_name() {
+    let sources: Vec<_> = rust_files().into_iter().map(|path| (read(&path), path)).collect();
+    let mut faults = Vec::new();
+    for path in shaders() {
+        let include = format!("include_str!(\"../../shaders/{}.wgsl\")", name(&path));
+        let users: Vec<_> = sources.iter().filter(|(text, _)| text.contains(&include)).map(|(_, p)| p).collect();
+        let fault = match users[..] {
+            [] => Some(format!("no file says {include}")),
+            [op] if op.parent() != Some(&root().join("src/ops")) => {
+                Some(format!("{} includes it: only src/ops may", relative(op)))
+            }
+            [op] if !is_shader_of(&name(&path), &name(op)) => {
+                Some(format!("{} includes it: the op of {0} should be named like it", relative(op)))
+            }
+            [_] => None,
+            _ => Some(format!("several files include it: {:?}", users.iter().map(|p| relative(p)).collect::<Vec<_>>())),
+        };
+        faults.extend(fault.map(|f| at(&path)(&f)));
+    }
+    report(&faults);
+}
+
+#[test]
+fn source_files_stay_in_their_layers() {
+    let mut faults = Vec::new();
+    for path in rust_files() {
+        faults.extend(layer_faults(&relative(&path), &read(&path)).iter().map(at(&path)));
+    }
+    report(&faults);
+}
+
+/// What keeps a whole shader, `common.wgsl` included, from running on every device.
+fn shader_faults(source: &str, subgroups: bool) -> Vec<String> {
+    let module = match naga::front::wgsl::parse_str(source) {
+        Ok(module) => module,
+        Err(e) => return vec![e.emit_to_string(source)],
+    };
+    // unpack2x16float is in every WebGPU; naga counts it apart because of older interfaces.
+    let mut capabilities = Capabilities::default() | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(Capabilities::SUBGROUP, subgroups);
+    let info = match Validator::new(ValidationFlags::all(), capabilities).validate(&module) {
+        Ok(info) => info,
+        Err(e) => return vec![e.emit_to_string(source)],
+    };
+    let mut faults = binding_faults(&module);
+    let entries: Vec<_> = module.entry_points.iter().map(|e| (e.stage, e.name.as_str())).collect();
+    if entries != [(ShaderStage::Compute, "main")] {
+        faults.push(format!("the entry points are {entries:?}, not one for compute named main"));
+        return faults;
+    }
+    // With every override at its default: sizes of workgroups and of their arrays may depend on some.
+    let constants = Default::default();
+    let main = Some((ShaderStage::Compute, "main"));
+    let (module, info) = match naga::back::pipeline_constants::process_overrides(&module, &info, main, &constants) {
+        Ok(processed) => processed,
+        Err(e) => {
+            faults.push(format!("with the defaults of its overrides: {e}"));
+            return faults;
+        }
+    };
+    let [x, y, z] = module.entry_points[0].workgroup_size;
+    if x * y * z > MAX_INVOCATIONS || z > MAX_WORKGROUP_DEPTH {
+        faults.push(format!("a workgroup of {x} x {y} x {z} invocations: at most {MAX_INVOCATIONS}"));
+    }
+    let used = info.get_entry_point(0);
+    let bytes: u32 = module
+        .global_variables
+        .iter()
+        .filter(|(handle, variable)| variable.space == AddressSpace::WorkGroup && !used[*handle].is_empty())
+        .map(|(_, variable)| module.types[variable.ty].inner.size(module.to_ctx()).next_multiple_of(16))
+        .sum();
+    if bytes > MAX_WORKGROUP_BYTES {
+        faults.push(format!("{bytes} bytes of workgroup memory: at most {MAX_WORKGROUP_BYTES}"));
+    }
+    faults
+}
+
+/// The executor binds group 0: storage buffers from 0 on, then the parameters.
+fn binding_faults(module: &Module) -> Vec<String> {
+    let mut bindings: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, variable)| {
+            let ResourceBinding { group, binding } = variable.binding?;
+            Some((group, binding, variable.name.as_deref().unwrap_or("?"), variable.space))
+        })
+        .collect();
+    bindings.sort_by_key(|(group, binding, ..)| (*group, *binding));
+    let mut faults = Vec::new();
+    for (i, (group, binding, name, space)) in bindings.iter().enumerate() {
+        if (*group, *binding as usize) != (0, i) {
+            faults.push(format!("{name} is at group {group}, binding {binding}, not at group 0, binding {i}"));
+        }
+        let last = i + 1 == bindings.len();
+        if last && *space != AddressSpace::Uniform {
+            faults.push(format!("the last binding, {name}, is not a uniform"));
+        }
+        if !last && !matches!(space, AddressSpace::Storage { .. }) {
+            faults.push(format!("binding {binding}, {name}, is not a storage buffer"));
+        }
+    }
+    let buffers = bindings.iter().filter(|(.., space)| matches!(space, AddressSpace::Storage { .. })).count();
+    if buffers > MAX_STORAGE_BUFFERS {
+        faults.push(format!("{buffers} storage buffers: at most {MAX_STORAGE_BUFFERS}"));
+    }
+    if bindings.is_empty() {
+        faults.push("there are no bindings".into());
+    }
+    faults
+}
+
+/// Whether `shader` is the shader of `op` or a variant of it, `op_suffix`.
+fn is_shader_of(shader: &str, op: &str) -> bool {
+    shader.strip_prefix(op).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+/// Names in the code of a file that its layer may not know. Comments and tests at the end of a file are free.
+fn layer_faults(file: &str, text: &str) -> Vec<String> {
+    let model = ["src/qllama.rs", "src/vit.rs", "src/clip.rs"].contains(&file);
+    let mut forbidden = Vec::new();
+    if file != "src/gpu.rs" {
+        forbidden.push("wgpu");
+    }
+    if file != "src/web.rs" {
+        forbidden.extend(["wasm_bindgen", "web_sys"]);
+    }
+    if model || file.starts_with("src/ops/") {
+        forbidden.extend(["gpu", "host"]);
+    }
+    let mut faults = Vec::new();
+    for (number, line) in text.lines().enumerate().take_while(|(_, line)| line.trim() != "#[cfg(test)]") {
+        let code = line.split("//").next().unwrap_or_default();
+        let mut words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
+        if let Some(word) = words.find(|word| forbidden.contains(word)) {
+            faults.push(format!("line {}: {file} may not know {word}: {}", number + 1, line.trim()));
+        }
+    }
+    faults
+}
+
+/// The checks above see what they are for.
+mod checks {
+    use super::{is_shader_of, layer_faults, shader_faults};
+
+    const GOOD: &str = "
+        override LANES: u32 = 64u;
+        var<workgroup> memory: array<f32, LANES>;
+        @group(0) @binding(0) var<storage, read_write> y: array<f32>;
+        @group(0) @binding(1) var<uniform> p: vec4<u32>;
+        @compute @workgroup_size(LANES)
+        fn main(@builtin(local_invocation_index) lane: u32) {
+            memory[lane] = f32(p.x);
+            y[lane] = memory[lane];
+        }";
+
+    fn expect(fault: &str, source: &str) {
+        let faults = shader_faults(source, false).join("\n");
+        assert!(faults.contains(fault), "wanted {fault:?}, got {faults:?} of {source}");
+    }
+
+    #[test]
+    fn of_shaders() {
+        assert_eq!(shader_faults(GOOD, false), [""; 0]);
+        let change = |from: &str, to: &str| {
+            assert!(GOOD.contains(from));
+            GOOD.replace(from, to)
+        };
+        expect("error", &change("f32(p.x)", "f32(q.x)"));
+        expect("error", &change("f32(p.x)", "f32(vec2(1.0, 2.0))"));
+        expect("257 x 1 x 1 invocations", &change("64u", "257u"));
+        expect("2 x 1 x 65 invocations", &change("size(LANES)", "size(2, 1, 65)"));
+        expect("16400 bytes of workgroup memory", &change("array<f32, LANES>", "array<f32, LANES * 64 + 1>"));
+        expect("defaults of its overrides", &change(" = 64u", ""));
+        expect("entry points", &change("fn main", "fn other"));
+        expect("entry points", &format!("{GOOD}\n@compute @workgroup_size(1) fn second() {{}}"));
+        expect("not a uniform", &change("<uniform>", "<storage, read>"));
+        expect("not at group 0, binding 1", &change("binding(1)", "binding(2)"));
+        expect("not at group 0", &change("group(0) @binding(1)", "group(1) @binding(1)"));
+        let two = "@group(0) @binding(2) var<uniform> q: vec4<u32>;";
+        expect("binding 1, p, is not a storage buffer", &format!("{GOOD}\n{two}"));
+        let nine: String =
+            (0..9).map(|i| format!("@group(0) @binding({i}) var<storage> b{i}: array<u32>;\n")).collect();
+        let empty = "@compute @workgroup_size(1) fn main() {}";
+        expect("9 storage buffers", &format!("{nine}@group(0) @binding(9) var<uniform> p: vec4<u32>;\n{empty}"));
+        expect("no bindings", empty);
+        let reduced = change("f32(p.x)", "subgroupAdd(f32(p.x))");
+        assert_ne!(shader_faults(&reduced, false), [""; 0]);
+        assert_eq!(shader_faults(&reduced, true), [""; 0]);
+        assert_ne!(shader_faults(&change("f32(p.x)", "f32(f16(p.x))"), true), [""; 0]);
+    }
+
+    #[test]
+    fn of_unused_memory_count_nothing() {
+        let unused = format!("var<workgroup> unused: array<f32, 5000>;\n{GOOD}");
+        assert_eq!(shader_faults(&unused, false), [""; 0]);
+    }
+
+    #[test]
+    fn of_names() {
+        assert!(is_shader_of("linear", "linear") && is_shader_of("linear_rows", "linear"));
+        assert!(!is_shader_of("linearity", "linear") && !is_shader_of("line", "linear"));
+    }
+
+    #[test]
+    fn of_layers() {
+        let count = |file: &str, text: &str| layer_faults(file, text).len();
+        assert_eq!(count("src/gpu.rs", "use wgpu::Device;"), 0);
+        assert_eq!(count("src/executor.rs", "use crate::gpu::Gpu;\nlet x: wgpu::Device;"), 1);
+        assert_eq!(count("src/web.rs", "use wasm_bindgen::prelude::*;"), 0);
+        assert_eq!(count("src/gpu.rs", "use wasm_bindgen::prelude::*;\nuse web_sys::Blob;"), 2);
+        assert_eq!(count("src/ops/linear.rs", "use crate::{gpu, tensor};\nuse crate::host::Host;"), 2);
+        assert_eq!(count("src/vit.rs", "use crate::gpu::Gpu;"), 1);
+        assert_eq!(count("src/ops/linear.rs", "// gpu\nfn gpu_time() {}\n#[cfg(test)]\nuse crate::gpu;"), 0);
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn name(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The path from the root of the crate, with slashes.
+fn relative(path: &Path) -> String {
+    path.strip_prefix(root()).unwrap_or(path).to_string_lossy().replace('\\', "/")
+}
+
+/// Files below a folder that end in `.extension`, sorted.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+fn shaders() -> Vec<PathBuf> {
+    let mut found = files(&root().join("shaders"), "wgsl");
+    found.retain(|path| name(path) != "common");
+    assert!(!found.is_empty(), "there are no shaders");
+    found
+}
+
+fn rust_files() -> Vec<PathBuf> {
+    files(&root().join("src"), "rs")
+}
+
+fn at(path: &Path) -> impl Fn(&String) -> String {
+    let file = relative(path);
+    move |fault| format!("{file}: {fault}")
+}
+
+fn report(faults: &[String]) {
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
