@@ -15,7 +15,7 @@ use crate::forward::{Array, Inputs, Outputs};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{Gpu, candidates};
 use crate::image::{Picture, decode};
-use crate::model::{Crossed, Mode, Model, PixelValues, Vision, config_of, plan};
+use crate::model::{Crossed, Mode, Model, PixelValues, Vision, plan};
 use crate::ops::sample::Sampling;
 use crate::source::{LocalFuture, Source};
 use crate::text::SUMMARIZE;
@@ -171,8 +171,7 @@ pub async fn load(name: String, files: JsValue, on_progress: Function, budget: f
         let source = |files: &JsValue| Box::new(Fetched { name: name.clone(), files: files.clone() });
         if budget > 0.0 {
             let checkpoint = Checkpoint::open(source(&files)).await?;
-            let config = config_of(&checkpoint);
-            let parts = plan(&checkpoint, &config, device.info().max_binding_bytes).await?.parts;
+            let parts = plan(&checkpoint, &checkpoint.config, device.info().max_binding_bytes).await?.parts;
             let need = parts.iter().map(|(_, bytes)| bytes).sum();
             if need > budget as u64 {
                 return Err(Error::Limit { name: "memoryBudget".into(), need, have: budget as u64 });
@@ -486,7 +485,7 @@ impl WebModel {
             early_stopping,
             repetition_penalty: number(from, "repetitionPenalty", defaults.repetition_penalty)?,
             no_repeat_ngram_size: whole(from, "noRepeatNgramSize", 0)?,
-            eos_token_ids: self.model.eos_token_ids(),
+            eos_token_ids: self.model.config.text.eos_token_ids.clone(),
             sampling,
             ..defaults
         };
@@ -515,7 +514,7 @@ impl WebModel {
         };
         let generated = self
             .model
-            .generate(crossed.as_ref(), prompt, options, &mut |token| match token {
+            .generate(crossed.as_ref(), &[prompt], options, &mut |token| match token {
                 Some((_, id)) if !options.eos_token_ids.contains(&id) => {
                     let piece = stream.as_mut().map(|s| s.push(id)).unwrap_or_default();
                     say(&piece, id.into())

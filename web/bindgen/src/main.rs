@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         .remove_name_section(true)
         .remove_producers_section(true)
         .typescript(false)
+        .omit_default_module_path(false)
         .web(true)
         .and_then(|bindgen| bindgen.generate(folder));
     match written {
