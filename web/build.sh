@@ -62,5 +62,8 @@ if [ "$size" -gt 1500000 ]; then
   exit 1
 fi
 if [ "${1:-}" = --serve ]; then
-  exec python3 web/tests/serve.py "$dist" "${2:-8080}"
+  if command -v node >/dev/null; then
+    exec node web/tests/serve.mjs "$dist" "${2:-8080}"
+  fi
+  exec python3 -m http.server --bind 127.0.0.1 --directory "$dist" "${2:-8080}"
 fi

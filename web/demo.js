@@ -62,6 +62,7 @@ async function load(url) {
     $('layer').value = model.info.crossAttentionLayers - 1;
     ready();
     if (picture) await describe();
+    else await warmUp();
   } catch (error) {
     if (error.name !== 'AbortError') say(`The model could not be loaded: ${words(error)}`, true);
   } finally {
@@ -166,6 +167,13 @@ async function describe() {
     facts();
     if ($('heat-on').checked) await heat();
   });
+}
+
+/** Has the GPU's programs made while nobody waits for them. */
+async function warmUp() {
+  const blank = new ImageData(1, 1);
+  running = new AbortController();
+  await guarded(() => model.captionText(blank, { maxNewTokens: 2, signal: running.signal }));
 }
 
 $('stop').onclick = () => running?.abort();

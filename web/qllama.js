@@ -31,6 +31,7 @@ export class QLlama {
   #disposed = false;
   #info = {};
   #ended = new AbortController();
+  #name;
 
   /** Use `QLlama.load`. */
   constructor(key) {
@@ -45,8 +46,6 @@ export class QLlama {
     this.#worker.onmessageerror = () => this.#die('E_INTERNAL', 'a message of the worker could not be read');
     this.#name = name;
   }
-  #name;
-  #watched = false;
 
   static #key = Symbol('load');
 
@@ -226,8 +225,6 @@ export class QLlama {
 
   /** Learns of the worker's end by the lock that it holds while it lives. */
   #watch() {
-    if (this.#watched || !navigator.locks) return;
-    this.#watched = true;
     navigator.locks
       .request(this.#name, { signal: this.#ended.signal }, () => {
         this.#die('E_DEVICE_LOST', 'the worker ended; load the model again');
@@ -236,8 +233,7 @@ export class QLlama {
   }
 
   #received(data) {
-    // The worker runs, so it asked for its lock before the page does.
-    this.#watch();
+    if (data.alive) return this.#watch();
     if (data.fatal) return this.#die('E_INTERNAL', data.fatal);
     if (data.info) Object.assign(this.#info, data.info);
     const call = this.#calls.get(data.id);
@@ -304,9 +300,11 @@ export class QLlama {
     let done = false;
     // Ends the call where the caller stops to listen.
     const stop = new AbortController();
-    const both = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+    const pass = () => stop.abort(signal.reason);
+    if (signal?.aborted) pass();
+    signal?.addEventListener('abort', pass);
     const call = this.#call(method, args, {
-      signal: both,
+      signal: stop.signal,
       transfer: bitmaps(args.image ? [args.image] : []),
       onPiece: (piece) => {
         pieces.push(piece);
@@ -324,6 +322,7 @@ export class QLlama {
         await new Promise((resolve) => (wake = resolve));
       }
     } finally {
+      signal?.removeEventListener('abort', pass);
       stop.abort();
     }
   }

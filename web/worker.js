@@ -6,12 +6,16 @@ import { Files, clearCache, fault } from './files.js';
 let wasm = null;
 let model = null;
 let files = null;
+let adapter = '';
 let tail = Promise.resolve();
 /** Calls that are not answered yet, by id. */
 const controllers = new Map();
 
 // Held as long as this worker lives: the page waits for it and so learns of its end.
-self.navigator.locks?.request(self.name, () => new Promise(() => {}));
+self.navigator.locks?.request(self.name, () => {
+  self.postMessage({ alive: true });
+  return new Promise(() => {});
+});
 
 // A trap ends the engine. What it says went to `qllamaPanic` before.
 function fatal(event) {
@@ -58,10 +62,18 @@ function info() {
   if (!model || self.qllamaPanic) return null;
   return {
     ...model.info(),
+    adapter,
     wasmBytes: wasm.memory.buffer.byteLength,
     networkBytes: files.networkBytes,
     storageNote: files.storageNote,
   };
+}
+
+/** What the browser tells of the adapter that the engine will be given. */
+async function adapterName() {
+  const found = await navigator.gpu?.requestAdapter({ powerPreference: 'high-performance' });
+  const { vendor, architecture, device, description } = found?.info ?? {};
+  return description || [vendor, architecture, device].filter(Boolean).join(' ');
 }
 
 /** A picture as the engine takes it. What it cannot decode itself, the browser decodes. */
@@ -132,6 +144,7 @@ const methods = {
     };
     progress('start', 0, 0);
     wasm ??= await init();
+    adapter = await adapterName();
     let downloading = false;
     files = new Files(url, {
       cache,

@@ -1,6 +1,5 @@
-// Chromium as a person has it, with WebGPU on a software adapter, and a server for the site.
+// Chromium as a person has it, with WebGPU on a software adapter.
 
-import { spawn } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -41,14 +40,4 @@ export async function open(options = {}) {
       rmSync(profile, { recursive: true, force: true });
     },
   };
-}
-
-/** The usual static server on a free port. */
-export async function serve(folder) {
-  const child = spawn('python3', [join(here, 'serve.py'), folder, '0'], { stdio: ['ignore', 'pipe', 'inherit'] });
-  const url = await new Promise((resolve, reject) => {
-    child.stdout.once('data', (data) => resolve(String(data).trim()));
-    child.once('exit', (code) => reject(new Error(`the server ended with ${code}`)));
-  });
-  return { url, close: () => child.kill() };
 }

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Builds the site and tests it in Chromium, headless, with WebGPU on a software adapter.
+set -euo pipefail
+cd "$(dirname "$0")"
+for need in node npm; do
+  command -v "$need" >/dev/null || { echo "web/test.sh: skipped: $need is not here (Debian: apt-get install nodejs npm)" >&2; exit 0; }
+done
+found=''
+for path in "${CHROMIUM:-}" /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome; do
+  [ -n "$path" ] && [ -x "$path" ] && found=$path && break
+done
+[ -n "$found" ] || { echo 'web/test.sh: skipped: no Chromium is here (Debian: apt-get install chromium)' >&2; exit 0; }
+./build.sh
+cd tests
+[ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund
+exec node --test --test-concurrency=1 --test-reporter=spec ./*.test.mjs
