@@ -127,9 +127,9 @@ export class Files {
     return this.#fetched(name, kept?.complete ? null : kept);
   }
 
-  async #meta(name) {
+  async #meta(name, folder = this.#folder) {
     try {
-      const handle = await this.#folder.getFileHandle(`${name}.meta`);
+      const handle = await folder.getFileHandle(`${name}.meta`);
       return JSON.parse(await (await handle.getFile()).text());
     } catch {
       // Nothing is there, or it was cut short: the file is fetched anew.
@@ -137,20 +137,20 @@ export class Files {
     }
   }
 
-  async #forget(name) {
-    for (const entry of [`${name}.meta`, name]) await this.#folder.removeEntry(entry).catch(() => {});
+  async #forget(name, folder = this.#folder) {
+    for (const entry of [`${name}.meta`, name]) await folder?.removeEntry(entry).catch(() => {});
   }
 
   /** A file that storage has whole; null where it does not, after all. */
-  async #kept(name, meta) {
+  async #kept(name, meta, folder = this.#folder) {
     let file;
     try {
-      file = await (await this.#folder.getFileHandle(name)).getFile();
+      file = await (await folder.getFileHandle(name)).getFile();
     } catch {
       return null;
     }
     if (file.size !== meta.size) {
-      await this.#forget(name);
+      await this.#forget(name, folder);
       return null;
     }
     const chunk = lastOf(async (index) => {
@@ -158,7 +158,7 @@ export class Files {
       const bytes = new Uint8Array(await file.slice(index * CHUNK, (index + 1) * CHUNK).arrayBuffer());
       const found = await digest(bytes);
       if (found !== meta.chunks[index]) {
-        await this.#forget(name);
+        await this.#forget(name, folder);
         throw fault('E_INTEGRITY', {
           file: name,
           expected: `SHA-256 ${meta.chunks[index]} of chunk ${index} in this browser's storage`,
@@ -337,9 +337,9 @@ export class Files {
 
   async #refused(name, sink, error) {
     this.storageNote = `storage is full or refused: ${error.message}`;
-    sink.close();
-    await this.#forget(name);
     this.#folder = null;
+    sink.close();
+    await this.#forget(name, sink.folder);
   }
 
   /** A large file, into storage while it is read. */
@@ -376,7 +376,7 @@ export class Files {
         this.#compare(name, sink.sha256(), expected);
       } catch (error) {
         sink.close();
-        await this.#forget(name);
+        await this.#forget(name, sink.folder);
         throw error;
       }
       await sink.finish({ size, etag });
@@ -385,11 +385,15 @@ export class Files {
       .catch(async (error) => {
         failed = error;
         await sink.suspend({ size, etag });
+        // Whoever had all that they wanted by then must still learn of it.
+        if (error.code === 'E_INTEGRITY' || error.code === 'E_ABORTED') throw error;
+        this.storageNote = error.message;
       })
       .finally(() => {
         this.#downloads.delete(download);
         wake();
       });
+    done.catch(() => {});
     let after = null;
     return {
       size,
@@ -400,7 +404,7 @@ export class Files {
           if (failed) throw failed;
           if (instead) return instead.read(offset, length);
           if (!sink.open && download.bytes === size) {
-            after ??= this.#kept(name, await this.#meta(name));
+            after ??= this.#meta(name, sink.folder).then((meta) => meta && this.#kept(name, meta, sink.folder));
             const file = await after;
             if (!file) throw fault('E_STORAGE', { reason: `${name} vanished from storage` });
             return file.read(offset, length);
@@ -451,11 +455,20 @@ export class Files {
     return false;
   }
 
+  /** After a load that failed by what files hold: small files, and that a file is not there, are asked for anew. */
+  async doubt() {
+    for (const [name, opening] of this.#files) {
+      const file = await opening.catch(() => null);
+      if (file && (file.size === null || file.size <= SMALL)) await this.#forget(name);
+    }
+    await this.revalidate();
+  }
+
   /** Asks the server whether kept files changed, and forgets those that did: the next visit fetches them anew. */
   async revalidate() {
     for (const [name, opening] of this.#files) {
-      const file = await opening;
-      if (!file.kept) continue;
+      const file = await opening.catch(() => null);
+      if (!file?.kept) continue;
       let response;
       try {
         response = await fetch(new URL(name, this.#base), { method: 'HEAD', cache: 'no-store' });
@@ -527,7 +540,7 @@ class Sink {
   #chunks = [];
   #hash = new Sha256();
   #sha256 = null;
-  #folder;
+  folder;
   #name;
   #noted = 0;
 
@@ -541,7 +554,7 @@ class Sink {
       owner.storageNote = `storage is refused: ${error.message}`;
       return null;
     }
-    sink.#folder = folder;
+    sink.folder = folder;
     sink.#name = name;
     await sink.#resume(partial);
     return sink;
@@ -593,7 +606,7 @@ class Sink {
   async #note(meta) {
     this.#access.flush();
     this.#noted = this.have;
-    await writeMeta(this.#folder, this.#name, { ...meta, chunks: this.#chunks, complete: false });
+    await writeMeta(this.folder, this.#name, { ...meta, chunks: this.#chunks, complete: false });
   }
 
   sha256() {
@@ -605,7 +618,7 @@ class Sink {
     const rest = this.have - this.#chunks.length * CHUNK;
     if (rest > 0) this.#chunks.push(await digest(this.read(this.#chunks.length * CHUNK, rest)));
     this.#access.flush();
-    await writeMeta(this.#folder, this.#name, { ...meta, chunks: this.#chunks, sha256: this.sha256(), complete: true });
+    await writeMeta(this.folder, this.#name, { ...meta, chunks: this.#chunks, sha256: this.sha256(), complete: true });
     this.close();
   }
 

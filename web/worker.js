@@ -123,6 +123,9 @@ async function write(method, image, options, context) {
   };
 }
 
+/** Errors of loading that say nothing about the files. */
+const OF_THE_PLACE = ['E_ABORTED', 'E_HTTP', 'E_ADAPTER', 'E_LIMIT', 'E_OOM', 'E_DEVICE_LOST', 'E_GPU'];
+
 const methods = {
   async load({ url, cache, memoryBudget }, { signal, send }) {
     const started = performance.now();
@@ -158,7 +161,13 @@ const methods = {
     const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
     const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
-    const loaded = await load(name, source, onLoaded, memoryBudget ?? 0);
+    let loaded;
+    try {
+      loaded = await load(name, source, onLoaded, memoryBudget ?? 0);
+    } catch (error) {
+      if (!OF_THE_PLACE.includes(error?.code)) await files.doubt().catch(() => {});
+      throw error;
+    }
     await files.finish();
     if (signal.aborted) {
       loaded.free();

@@ -1,0 +1,573 @@
+// The API, beside what the published modules computed, and in every fault that a browser can meet.
+
+import assert from 'node:assert/strict';
+import { createReadStream, readFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { after, before, test } from 'node:test';
+import { dist, open, pictures, root } from './browser.mjs';
+import { serve } from './serve.mjs';
+
+const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny/expected.json'), 'utf8'));
+/** What the server does wrong: `(file name, request, response, file) => answered`. */
+let fault = null;
+let server;
+let browser;
+let page;
+
+before(async () => {
+  const folders = { '/': dist, '/pictures/': pictures, '/fixtures/': join(root, 'tests/data/fixtures'), '/models/': join(root, 'models') };
+  server = await serve(folders, 0, (path, request, response, file) => fault?.(basename(path), request, response, file) ?? false);
+  browser = await open();
+  await newPage();
+});
+
+after(async () => {
+  await browser?.close();
+  server?.close();
+});
+
+/** A page with the API and nothing else. */
+async function newPage() {
+  await page?.close();
+  page = await browser.context.newPage();
+  await page.route('**/blank.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>blank</title>' }));
+  await page.goto(`${server.url}blank.html`);
+  await page.evaluate(async () => {
+    const api = await import('./qllama.js');
+    Object.assign(globalThis, api);
+    globalThis.blob = async (file) => (await fetch(`pictures/${file}`)).blob();
+    globalThis.MODEL = 'models/emoji-tiny/';
+    /** The code, or name, of what a promise rejects with. */
+    globalThis.fails = async (what) => {
+      try {
+        await (typeof what === 'function' ? what() : what);
+        return 'nothing failed';
+      } catch (error) {
+        return `${error.code && typeof error.code === 'string' ? error.code : error.name}: ${error.message}`;
+      }
+    };
+    globalThis.catBlob = await blob('noto-cat.png');
+  });
+}
+
+const run = (code, argument) => page.evaluate(code, argument);
+
+async function loaded() {
+  if (await run(() => !globalThis.model)) {
+    await run(async () => {
+      globalThis.model = await QLlama.load(MODEL);
+    });
+  }
+}
+
+/** Runs something while the server misbehaves. */
+async function during(what, code) {
+  fault = what;
+  try {
+    return await run(code);
+  } finally {
+    fault = null;
+  }
+}
+
+const clear = () => run(() => QLlama.clearCache());
+
+function safetensors(file) {
+  const bytes = readFileSync(file);
+  const length = Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.subarray(8, 8 + length));
+  const out = {};
+  for (const [name, { dtype, shape, data_offsets: [start, end] } = {}] of Object.entries(header)) {
+    if (name === '__metadata__') continue;
+    const part = bytes.subarray(8 + length + start, 8 + length + end);
+    const data = [];
+    for (let at = 0; at < part.length; at += dtype === 'I64' ? 8 : 4) {
+      if (dtype === 'I64') data.push(Number(part.readBigInt64LE(at)));
+      else if (dtype === 'F32') data.push(part.readFloatLE(at));
+      else break;
+    }
+    out[name] = { dtype, shape, data };
+  }
+  return out;
+}
+
+test('captions have the ids of the published modules', async () => {
+  await loaded();
+  const some = expected.pictures.filter((_, i) => i % 20 === 0);
+  for (const { file, greedy_ids: ids, caption } of some) {
+    const found = await run(async (file) => {
+      const stream = model.caption(await blob(file), { maxNewTokens: 20 });
+      let text = '';
+      for (;;) {
+        const { done, value } = await stream.next();
+        if (done) return { text, ids: value.ids, whole: value.text };
+        text += value;
+      }
+    }, file);
+    assert.deepEqual(found, { text: caption, ids, whole: caption }, file);
+  }
+});
+
+test('beam search, too', async () => {
+  for (const { file, caption_beam5: caption } of expected.pictures.slice(0, 4)) {
+    const text = await run(async (file) => model.captionText(await blob(file), { numBeams: 5, maxNewTokens: 20 }), file);
+    assert.equal(text, caption, file);
+  }
+});
+
+test('match tables are those of the published modules', async () => {
+  const { files, texts, probabilities } = expected.match;
+  for (const mode of ['c', 'g']) {
+    const table = await run(
+      async ({ files, texts, mode }) => model.match(await Promise.all(files.map(blob)), texts, { mode }),
+      { files: files.slice(0, 4), texts, mode },
+    );
+    table.forEach((row, i) => {
+      assert.ok(Math.abs(row.reduce((a, b) => a + b) - 1) < 1e-5);
+      row.forEach((p, j) => assert.ok(Math.abs(p - probabilities[mode.toUpperCase()][i][j]) < 1e-3, `${mode} ${files[i]} ${texts[j]}: ${p}`));
+    });
+  }
+  const itm = await run(async () => model.match([catBlob], ['cat', 'dog'], { mode: 'itm' }));
+  assert.ok(itm[0].every((p) => p >= 0 && p <= 1));
+});
+
+test('embeddings and attention maps have their shapes', async () => {
+  const found = await run(async () => {
+    const image = await model.embedImage(catBlob, { mode: 'g' });
+    const text = await model.embedText('a cat');
+    const map = await model.attention(catBlob, { layer: 0 });
+    return { image: image.length, text: text.length, map: [map.width, map.height, map.layers, map.layer, map.perToken.length], sum: map.values.reduce((a, b) => a + b) };
+  });
+  assert.deepEqual([found.image, found.text], [96, 96]);
+  assert.deepEqual(found.map, [8, 8, 3, 0, 16]);
+  assert.ok(found.sum > 0 && found.sum <= 1.00001, `attention sums to ${found.sum}`);
+});
+
+test('forward has the logits of the published modules', async () => {
+  for (const folder of ['qllama-base', 'qllama-ragged', 'qllama-w4-g64-asym']) {
+    const e = safetensors(join(root, 'tests/data/fixtures', folder, 'expected.safetensors'));
+    const of = (key) => e[key] && { data: e[key].data, shape: e[key].shape };
+    const logits = await run(
+      async ({ folder, inputs }) => {
+        const model = await QLlama.load(`fixtures/${folder}/`, { cache: 'none' });
+        const { logits } = await model.forward(inputs);
+        await model.dispose();
+        return { shape: logits.shape, data: Array.from(logits.data) };
+      },
+      {
+        folder,
+        inputs: {
+          queryEmbeds: of('query_embeds'),
+          inputIds: of('input_ids'),
+          attentionMask: of('attention_mask'),
+          visionHiddenStates: of('vision_hidden_states'),
+          useZeroAttentionMask: true,
+        },
+      },
+    );
+    const want = e['prefill.logits'];
+    assert.deepEqual(logits.shape, want.shape);
+    let error = 0;
+    let power = 0;
+    want.data.forEach((w, i) => {
+      error += (w - logits.data[i]) ** 2;
+      power += w ** 2;
+    });
+    console.log(`${folder}: logits' normalised mean squared error ${(error / power).toExponential(2)}`);
+    assert.ok(error / power <= 1e-8, `${folder}: ${error / power}`);
+  }
+});
+
+test('pictures of every kind give the same caption', async () => {
+  const found = await run(async () => {
+    const bitmap = await createImageBitmap(catBlob);
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = bitmap.width;
+    const context = canvas.getContext('2d');
+    context.fillStyle = '#fff';
+    context.fillRect(0, 0, 999, 999);
+    context.drawImage(bitmap, 0, 0);
+    const image = new Image();
+    image.src = URL.createObjectURL(catBlob);
+    const out = [];
+    for (const picture of [catBlob, bitmap, canvas, context.getImageData(0, 0, 64, 64), image]) out.push(await model.captionText(picture));
+    // The caller's own bitmap is still whole.
+    out.push(bitmap.width);
+    return out;
+  });
+  assert.deepEqual(found, ['cat', 'cat', 'cat', 'cat', 'cat', 64]);
+});
+
+test('a second call waits for its turn', async () => {
+  assert.deepEqual(await run(() => Promise.all([model.captionText(catBlob), model.captionText(catBlob), model.embedText('x').then((e) => e.length)])), ['cat', 'cat', 96]);
+});
+
+test('aborts reject with AbortError and leave the model usable', async () => {
+  const found = await run(async () => {
+    const out = [];
+    // Before, at once, while it waits, in the middle, twice, after.
+    out.push(await fails(model.captionText(catBlob, { signal: AbortSignal.abort() })));
+    const now = new AbortController();
+    const first = model.captionText(catBlob);
+    const call = model.captionText(catBlob, { signal: now.signal });
+    now.abort();
+    now.abort();
+    out.push(await fails(call), await first);
+    const middle = new AbortController();
+    const start = performance.now();
+    out.push(
+      await fails(async () => {
+        for await (const _ of model.caption(catBlob, { minNewTokens: 100, maxNewTokens: 100, signal: middle.signal })) middle.abort();
+      }),
+    );
+    const later = new AbortController();
+    out.push(await model.captionText(catBlob, { signal: later.signal }));
+    later.abort();
+    // Leaving a loop ends the call.
+    for await (const _ of model.caption(catBlob, { minNewTokens: 100, maxNewTokens: 100 })) break;
+    out.push(await model.captionText(catBlob));
+    return { out, seconds: (performance.now() - start) / 1000 };
+  });
+  assert.deepEqual(found.out.map((s) => s.replace(/:.*/, '')), ['AbortError', 'AbortError', 'cat', 'AbortError', 'cat', 'cat']);
+});
+
+test('wrong arguments are told, and the next call works', async () => {
+  const found = await run(async () => {
+    const detached = new Float32Array(64);
+    structuredClone(detached, { transfer: [detached.buffer] });
+    return {
+      undefined: await fails(model.captionText()),
+      object: await fails(model.captionText({})),
+      empty: await fails(model.captionText(new Blob([]))),
+      junk: await fails(model.captionText(new Blob(['no picture']))),
+      cut: await fails(model.captionText(catBlob.slice(0, 400))),
+      nan: await fails(model.captionText(catBlob, { maxNewTokens: NaN })),
+      fraction: await fails(model.captionText(catBlob, { maxNewTokens: 1.5 })),
+      negative: await fails(model.captionText(catBlob, { maxNewTokens: -1 })),
+      zero: await fails(model.captionText(catBlob, { maxNewTokens: 0 })),
+      long: await fails(model.captionText(catBlob, { maxNewTokens: 1e6 })),
+      beams: await fails(model.captionText(catBlob, { numBeams: 99 })),
+      texts: await fails(model.match([catBlob], [])),
+      noText: await fails(model.match([catBlob], [undefined])),
+      mode: await fails(model.embedImage(catBlob, { mode: 'x' })),
+      layer: await fails(model.attention(catBlob, { layer: 99 })),
+      ids: await fails(model.forward({ inputIds: { data: [1, NaN], shape: [1, 2] } })),
+      vocab: await fails(model.forward({ inputIds: { data: [1, 99999], shape: [1, 2] } })),
+      minus: await fails(model.forward({ inputIds: { data: [-1], shape: [1, 1] } })),
+      shape: await fails(model.forward({ inputIds: { data: [1, 2], shape: [1, 3] } })),
+      none: await fails(model.forward({})),
+      nanEmbeds: await fails(model.forward({ inputsEmbeds: { data: new Float32Array(192).fill(NaN), shape: [1, 1, 192] } })),
+      detached: await fails(model.forward({ inputsEmbeds: { data: detached, shape: [1, 1, 64] } })),
+      both: await fails(async () => model.generate({ prompt: 'a', inputIds: [1] }).next()),
+      prompt: await fails(async () => model.generate({}).next()),
+      url: await fails(QLlama.load(undefined)),
+      scheme: await fails(QLlama.load('file:///etc/passwd')),
+      cache: await fails(QLlama.load(MODEL, { cache: 'disk' })),
+      surrogate: await model.embedText('\ud800').then((e) => e.length),
+      next: await model.captionText(catBlob),
+    };
+  });
+  const code = (key) => String(found[key]).replace(/:.*/s, '');
+  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'both', 'prompt', 'url', 'scheme', 'cache']) {
+    assert.equal(code(key), 'E_INPUT', `${key}: ${found[key]}`);
+  }
+  for (const key of ['empty', 'junk', 'cut']) assert.equal(code(key), 'E_IMAGE', `${key}: ${found[key]}`);
+  for (const key of ['vocab', 'minus']) assert.equal(code(key), 'E_TOKEN', `${key}: ${found[key]}`);
+  assert.equal(code('long'), 'E_CONTEXT', found.long);
+  assert.equal(code('shape'), 'E_INPUT_SHAPE', found.shape);
+  assert.equal(code('nanEmbeds'), 'E_NONFINITE', found.nanEmbeds);
+  assert.equal(found.surrogate, 96);
+  assert.equal(found.next, 'cat');
+});
+
+test('memory stays level over captions, and the page is never blocked', async () => {
+  const found = await run(async () => {
+    await model.captionText(catBlob);
+    const before = model.info;
+    let longest = 0;
+    let last = performance.now();
+    const ticking = setInterval(() => {
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }, 1);
+    for (let i = 0; i < 10; i++) await model.captionText(catBlob);
+    clearInterval(ticking);
+    return { before, after: model.info, longest };
+  });
+  assert.equal(found.after.gpuBytes, found.before.gpuBytes);
+  assert.equal(found.after.wasmBytes, found.before.wasmBytes);
+  console.log(`longest pause of the page's thread ${found.longest.toFixed(0)} ms; WebAssembly memory ${found.after.wasmBytes} bytes`);
+});
+
+test('dispose, and calls after it', async () => {
+  const found = await run(async () => {
+    const other = await QLlama.load(MODEL);
+    const pending = fails(other.captionText(catBlob));
+    await other.dispose();
+    await other.dispose();
+    return [await pending, await fails(other.captionText(catBlob)), await fails(other.embedText('x'))];
+  });
+  for (const message of found) assert.match(message, /^E_STATE: the model was disposed of/);
+});
+
+test('loading goes by range where it must, and from storage the next time', async () => {
+  await clear();
+  const first = await run(async () => {
+    const phases = new Set();
+    const model = await QLlama.load(MODEL, { onProgress: (p) => phases.add(p.phase) });
+    const info = model.info;
+    await model.dispose();
+    return { phases: [...phases], info };
+  });
+  assert.ok(first.phases.includes('download') && first.phases.includes('ready'), String(first.phases));
+  assert.equal(first.info.fromStorage, false);
+  server.sent.splice(0);
+  const second = await run(async () => {
+    const model = await QLlama.load(MODEL);
+    const info = model.info;
+    await model.dispose();
+    return info;
+  });
+  assert.deepEqual([second.fromStorage, second.networkBytes], [true, 0]);
+  assert.deepEqual(server.sent.filter((r) => r.method === 'GET' && r.path.startsWith('/models/')), []);
+  server.sent.splice(0);
+  const none = await run(async () => {
+    const model = await QLlama.load(MODEL, { cache: 'none' });
+    const text = await model.captionText(catBlob);
+    await model.dispose();
+    return text;
+  });
+  assert.equal(none, 'cat');
+  assert.ok(server.sent.some((r) => r.path.endsWith('model.safetensors') && r.range));
+});
+
+/** Answers for the weights only. */
+const weights = (answer) => (name, request, response, file) => {
+  if (name !== 'model.safetensors' || request.method === 'HEAD') return false;
+  return answer(request, response, file) ?? true;
+};
+
+const load = async () => {
+  const found = await fails(async () => {
+    const model = await QLlama.load(MODEL);
+    const text = await model.captionText(catBlob);
+    await model.dispose();
+    throw { code: text, message: '' };
+  });
+  return found;
+};
+
+for (const [what, answer, code] of [
+  ['403', (_, r) => r.writeHead(403).end(), /^E_HTTP: .*403/],
+  ['404', (_, r) => r.writeHead(404).end(), /^E_IO: model.safetensors: neither/],
+  ['500', (_, r) => r.writeHead(500).end(), /^E_HTTP: .*500/],
+  ['a web page', (_, r) => r.writeHead(200, { 'content-type': 'text/html' }).end('<!doctype html><p>Log in</p>'), /^E_HTTP: .*web page/],
+  ['a web page that says it is binary', (_, r) => r.writeHead(200, { 'content-type': 'application/octet-stream' }).end('<!doctype html><p>Log in</p>'), /^E_(IO|HEADER): .*web page/],
+  ['nothing', (_, r) => r.writeHead(200, { 'content-length': 0 }).end(), /^E_(HEADER|TRUNCATED)/],
+  ['no answer', (_, r) => r.destroy(), /^E_HTTP/],
+  [
+    'half of it, and a cut connection',
+    (_, r, file) => {
+      r.writeHead(200, { 'content-length': file.size, etag: '"x"' });
+      createReadStream(file.path, { end: file.size / 2 }).on('end', () => r.destroy()).pipe(r, { end: false });
+    },
+    /^E_HTTP: .*cut/,
+  ],
+  [
+    'a file of another digest than it says',
+    (_, r, file) => {
+      r.writeHead(200, { 'content-length': file.size, 'repr-digest': `sha-256=:${Buffer.alloc(32).toString('base64')}:` });
+      createReadStream(file.path).pipe(r);
+    },
+    /^E_INTEGRITY/,
+  ],
+]) {
+  test(`the server sends ${what} in place of the weights`, async () => {
+    await clear();
+    assert.match(await during(weights(answer), load), code);
+    assert.equal(await run(load), 'cat: ', 'the next try works');
+  });
+}
+
+test('a folder that is not there', async () => {
+  assert.match(await run(() => fails(QLlama.load('nowhere/'))), /^E_IO: config.json/);
+});
+
+test('a server without ranges, and one that does not tell lengths', async () => {
+  await clear();
+  const plain = weights((_, r, file) => {
+    r.writeHead(200);
+    createReadStream(file.path).pipe(r);
+  });
+  assert.equal(await during(plain, load), 'cat: ');
+  const none = weights((_, r, file) => {
+    r.writeHead(200, { 'content-length': file.size });
+    createReadStream(file.path).pipe(r);
+  });
+  assert.equal(
+    await during(none, async () => {
+      const model = await QLlama.load(MODEL, { cache: 'none' });
+      const text = await model.captionText(catBlob);
+      await model.dispose();
+      return text;
+    }),
+    'cat',
+  );
+});
+
+test('an interrupted download goes on where it stopped', async () => {
+  await clear();
+  let etag;
+  const cut = weights((request, r, file) => {
+    etag = '"same"';
+    r.writeHead(200, { 'content-length': file.size, etag });
+    createReadStream(file.path, { end: 6 << 20 }).on('end', () => setTimeout(() => r.destroy(), 300)).pipe(r, { end: false });
+  });
+  assert.match(await during(cut, load), /^E_HTTP: .*cut/);
+  let from = null;
+  const rest = weights((request, r, file) => {
+    from = request.headers.range;
+    const start = Number(/bytes=(\d+)-/.exec(from)[1]);
+    r.writeHead(206, { 'content-length': file.size - start, 'content-range': `bytes ${start}-${file.size - 1}/${file.size}`, etag });
+    createReadStream(file.path, { start }).pipe(r);
+  });
+  assert.equal(await during(rest, load), 'cat: ');
+  assert.equal(from, `bytes=${4 << 20}-`);
+});
+
+test('a flipped byte in storage is found, and the file is fetched anew', async () => {
+  await clear();
+  await run(load);
+  await run(async () => {
+    const all = await (await navigator.storage.getDirectory()).getDirectoryHandle('qllama');
+    for await (const folder of all.values()) {
+      const handle = await folder.getFileHandle('model.safetensors').catch(() => null);
+      if (!handle) continue;
+      const file = await handle.getFile();
+      if (file.size === 0) continue;
+      const at = file.size - 1000;
+      const byte = new Uint8Array(await file.slice(at, at + 1).arrayBuffer());
+      const writer = await handle.createWritable({ keepExistingData: true });
+      await writer.write({ type: 'write', position: at, data: new Uint8Array([byte[0] ^ 1]) });
+      await writer.close();
+    }
+  });
+  assert.match(await run(load), /^E_INTEGRITY: model.safetensors/);
+  assert.equal(await run(load), 'cat: ');
+});
+
+test('where storage is refused, loading goes on without it', async () => {
+  await clear();
+  const found = await run(async () => {
+    // The worker's own storage: a script that refuses it stands before the worker's.
+    const Real = Worker;
+    const code = `
+      const real = FileSystemSyncAccessHandle.prototype.write;
+      let left = 5 << 20;
+      FileSystemSyncAccessHandle.prototype.write = function (bytes, options) {
+        left -= bytes.length;
+        if (left < 0) throw new DOMException('full', 'QuotaExceededError');
+        return real.call(this, bytes, options);
+      };
+      const early = [];
+      const keep = (event) => early.push(event.data);
+      addEventListener('message', keep);
+      await import('${location.origin}/worker.js');
+      removeEventListener('message', keep);
+      for (const data of early) self.onmessage({ data });`;
+    globalThis.Worker = class extends Real {
+      constructor(url, options) {
+        super(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })), options);
+      }
+    };
+    try {
+      const model = await QLlama.load(MODEL);
+      const text = await model.captionText(catBlob);
+      const note = model.info.storageNote;
+      await model.dispose();
+      return { text, note };
+    } finally {
+      globalThis.Worker = Real;
+    }
+  });
+  assert.equal(found.text, 'cat');
+  assert.match(found.note, /full/);
+});
+
+test('aborts while loading, at every stage', async () => {
+  await clear();
+  const found = await run(async () => {
+    const out = [await fails(QLlama.load(MODEL, { signal: AbortSignal.abort() }))];
+    for (const phase of ['start', 'download', 'upload']) {
+      const stop = new AbortController();
+      out.push(await fails(QLlama.load(MODEL, { signal: stop.signal, onProgress: (p) => p.phase === phase && stop.abort() })));
+      if (phase === 'download') await (await QLlama.load(MODEL)).dispose();
+    }
+    return out;
+  });
+  for (const message of found) assert.match(message, /^AbortError/);
+  assert.equal(await run(load), 'cat: ');
+});
+
+test('too little memory allowed is told before weights are fetched', async () => {
+  assert.match(await run(() => fails(QLlama.load(MODEL, { memoryBudget: 1e6 }))), /^E_LIMIT: .*memoryBudget/);
+});
+
+test('no WebGPU, no adapter, limits too small', async () => {
+  const found = await run(async () => {
+    const { prototype } = Navigator;
+    const real = Object.getOwnPropertyDescriptor(prototype, 'gpu');
+    const out = [];
+    for (const gpu of [undefined, { requestAdapter: async () => null }, { requestAdapter: async () => ({ limits: { maxStorageBuffersPerShaderStage: 4 } }) }]) {
+      Object.defineProperty(prototype, 'gpu', { configurable: true, get: () => gpu });
+      out.push((await QLlama.supported()).ok, await fails(QLlama.load(MODEL)));
+    }
+    Object.defineProperty(prototype, 'gpu', real);
+    return out;
+  });
+  assert.deepEqual([found[0], found[2], found[4]], [false, false, false]);
+  for (const message of [found[1], found[3], found[5]]) assert.match(message, /^E_ADAPTER/);
+  assert.match(found[5], /4 storage buffers/);
+});
+
+test('a worker that is terminated rejects what is pending, and the model loads again', async () => {
+  const found = await run(async () => {
+    const Real = Worker;
+    let worker;
+    globalThis.Worker = class extends Real {
+      constructor(...args) {
+        super(...args);
+        worker = this;
+      }
+    };
+    const other = await QLlama.load(MODEL);
+    globalThis.Worker = Real;
+    await other.captionText(catBlob);
+    const pending = fails(other.captionText(catBlob, { minNewTokens: 100, maxNewTokens: 100 }));
+    const start = performance.now();
+    worker.terminate();
+    const message = await pending;
+    return { message, milliseconds: performance.now() - start, after: await fails(other.captionText(catBlob)) };
+  });
+  assert.match(found.message, /^E_DEVICE_LOST/);
+  assert.match(found.after, /^E_DEVICE_LOST/);
+  assert.ok(found.milliseconds < 1000, `${found.milliseconds} ms`);
+  assert.equal(await run(load), 'cat: ');
+});
+
+test('a GPU process that dies rejects what is pending, and the model loads again', async () => {
+  await run(async () => {
+    globalThis.other = await QLlama.load(MODEL);
+    await other.captionText(catBlob);
+    globalThis.pending = fails(other.captionText(catBlob, { minNewTokens: 200, maxNewTokens: 200 }));
+  });
+  await page.waitForTimeout(300);
+  const session = await browser.context.browser()?.newBrowserCDPSession().catch(() => null) ?? await browser.context.newCDPSession(page);
+  const start = performance.now();
+  await session.send('Browser.crashGpuProcess').catch(() => {});
+  const message = await run(() => pending);
+  const milliseconds = performance.now() - start;
+  assert.match(message, /^E_DEVICE_LOST/);
+  assert.ok(milliseconds < 1500, `${milliseconds} ms`);
+  assert.equal(await run(load), 'cat: ');
+});
