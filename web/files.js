@@ -348,6 +348,7 @@ export class Files {
     this.#downloads.add(download);
     const waiting = new Set();
     let failed = null;
+    let complete = false;
     // Where reads go once storage has given up.
     let instead = null;
     const wake = () => {
@@ -380,6 +381,7 @@ export class Files {
         throw error;
       }
       await sink.finish({ size, etag });
+      complete = true;
     };
     const done = run()
       .catch(async (error) => {
@@ -403,13 +405,13 @@ export class Files {
         for (;;) {
           if (failed) throw failed;
           if (instead) return instead.read(offset, length);
-          if (!sink.open && download.bytes === size) {
+          if (complete) {
             after ??= this.#meta(name, sink.folder).then((meta) => meta && this.#kept(name, meta, sink.folder));
             const file = await after;
             if (!file) throw fault('E_STORAGE', { reason: `${name} vanished from storage` });
             return file.read(offset, length);
           }
-          if (sink.have >= offset + length) return sink.read(offset, length);
+          if (sink.open && sink.have >= offset + length) return sink.read(offset, length);
           await new Promise((resolve) => waiting.add(resolve));
           this.#stop();
         }
