@@ -509,9 +509,7 @@ impl WebModel {
         };
         let tokenizer = self.model.tokenizer().ok();
         let mut stream = tokenizer.map(|t| t.decode_stream());
-        let say = |piece: &str, id: JsValue| {
-            !matches!(on_piece.call2(&JsValue::NULL, &piece.into(), &id), Ok(v) if v.is_falsy() && !v.is_undefined())
-        };
+        let say = |piece: &str, id: JsValue| !matches!(on_piece.call2(&JsValue::NULL, &piece.into(), &id), Ok(v) if v.is_falsy() && !v.is_undefined());
         let generated = self
             .model
             .generate(crossed.as_ref(), &[prompt], options, &mut |token| match token {

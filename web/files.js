@@ -39,16 +39,6 @@ function published(headers) {
   return /^[0-9a-f]{64}$/.test(etag) ? etag : null;
 }
 
-/** Deletes everything that was kept, of all checkpoints. */
-export async function clearCache() {
-  try {
-    const root = await navigator.storage.getDirectory();
-    await root.removeEntry(FOLDER, { recursive: true });
-  } catch (error) {
-    if (error.name !== 'NotFoundError') throw fault('E_STORAGE', { reason: `the cache could not be cleared: ${error.message}` });
-  }
-}
-
 export class Files {
   #base;
   #cached;

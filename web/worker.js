@@ -1,7 +1,7 @@
 // The worker that owns a model. It takes one call after the other; an abort reaches the call that runs between steps.
 
 import init, { load } from './wasm/qllama.js';
-import { Files, clearCache, fault } from './files.js';
+import { Files, fault } from './files.js';
 
 let wasm = null;
 let model = null;
@@ -200,8 +200,6 @@ const methods = {
   visionHiddenStates: async ({ image }) => model.visionHiddenStates(await picture(image)),
 
   attention: async ({ image, layer }) => model.attention(await picture(image), layer),
-
-  clearCache,
 
   async dispose() {
     model?.free();

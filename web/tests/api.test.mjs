@@ -1,7 +1,8 @@
 // The API, beside what the published modules computed, and in every fault that a browser can meet.
 
 import assert from 'node:assert/strict';
-import { createReadStream, readFileSync } from 'node:fs';
+import { createReadStream, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { dist, open, pictures, root } from './browser.mjs';
@@ -10,12 +11,13 @@ import { serve } from './serve.mjs';
 const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny/expected.json'), 'utf8'));
 /** What the server does wrong: `(file name, request, response, file) => answered`. */
 let fault = null;
+const large = mkdtempSync(join(tmpdir(), 'qllama-large-'));
 let server;
 let browser;
 let page;
 
 before(async () => {
-  const folders = { '/': dist, '/pictures/': pictures, '/fixtures/': join(root, 'tests/data/fixtures'), '/models/': join(root, 'models') };
+  const folders = { '/': dist, '/pictures/': pictures, '/fixtures/': join(root, 'tests/data/fixtures'), '/models/': join(root, 'models'), '/large/': large };
   server = await serve(folders, 0, (path, request, response, file) => fault?.(basename(path), request, response, file) ?? false);
   browser = await open();
   await newPage();
@@ -24,6 +26,7 @@ before(async () => {
 after(async () => {
   await browser?.close();
   server?.close();
+  rmSync(large, { recursive: true });
 });
 
 /** A page with the API and nothing else. */
@@ -570,4 +573,53 @@ test('a GPU process that dies rejects what is pending, and the model loads again
   assert.match(message, /^E_DEVICE_LOST/);
   assert.ok(milliseconds < 1500, `${milliseconds} ms`);
   assert.equal(await run(load), 'cat: ');
+});
+
+/** A checkpoint of 310 MB whose weights are all zero: sparse on disk. */
+function writeLarge() {
+  const [hidden, inner, layers, vocab] = [1024, 2816, 7, 32000];
+  const config = { model_type: 'llama', architectures: ['LlamaForCausalLM'], hidden_act: 'silu', hidden_size: hidden, intermediate_size: inner, num_hidden_layers: layers, num_attention_heads: 16, num_key_value_heads: 16, vocab_size: vocab, max_position_embeddings: 512, rms_norm_eps: 1e-6, torch_dtype: 'bfloat16' };
+  const shapes = { 'model.embed_tokens.weight': [vocab, hidden], 'model.norm.weight': [hidden], 'lm_head.weight': [vocab, hidden] };
+  for (let i = 0; i < layers; i++) {
+    const layer = `model.layers.${i}`;
+    for (const x of 'qkvo') shapes[`${layer}.self_attn.${x}_proj.weight`] = [hidden, hidden];
+    for (const x of ['gate', 'up']) shapes[`${layer}.mlp.${x}_proj.weight`] = [inner, hidden];
+    shapes[`${layer}.mlp.down_proj.weight`] = [hidden, inner];
+    for (const x of ['input', 'post_attention']) shapes[`${layer}.${x}_layernorm.weight`] = [hidden];
+  }
+  const header = {};
+  let at = 0;
+  for (const [name, shape] of Object.entries(shapes)) {
+    const bytes = 2 * shape.reduce((a, b) => a * b);
+    header[name] = { dtype: 'BF16', shape, data_offsets: [at, at + bytes] };
+    at += bytes;
+  }
+  const text = Buffer.from(JSON.stringify(header));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(text.length));
+  writeFileSync(join(large, 'config.json'), JSON.stringify(config));
+  writeFileSync(join(large, 'model.safetensors'), Buffer.concat([length, text]));
+  truncateSync(join(large, 'model.safetensors'), 8 + text.length + at);
+  return at;
+}
+
+test('a checkpoint of 310 MB passes through little WebAssembly memory', async () => {
+  const total = writeLarge();
+  assert.ok(total > 300e6);
+  for (const cache of ['opfs', 'none']) {
+    const found = await run(async (cache) => {
+      const small = await QLlama.load('fixtures/qllama-base/', { cache: 'none' });
+      const start = small.info.wasmBytes;
+      await small.dispose();
+      const model = await QLlama.load('large/', { cache });
+      const { logits } = await model.forward({ inputIds: { data: [1, 2], shape: [1, 2] } });
+      const { wasmBytes, gpuBytes, loadSeconds } = model.info;
+      await model.dispose();
+      return { grown: wasmBytes - start, gpuBytes, loadSeconds, shape: logits.shape };
+    }, cache);
+    console.log(`310 MB, cache ${cache}: ${found.loadSeconds.toFixed(1)} s, WebAssembly memory grew by ${(found.grown / 2 ** 20).toFixed(1)} MiB`);
+    assert.ok(found.grown <= 64 << 20);
+    assert.ok(found.gpuBytes >= total);
+    assert.deepEqual(found.shape, [1, 2, 32000]);
+  }
 });
