@@ -10,6 +10,9 @@ use crate::tensor::{DType, Tensor};
 static PLAIN: Kernel =
     Kernel { name: "linear", source: include_str!("../../shaders/linear.wgsl"), reference, subgroups: false };
 
+static TILE: Kernel =
+    Kernel { name: "linear_tile", source: include_str!("../../shaders/linear_tile.wgsl"), reference, subgroups: false };
+
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -53,6 +56,18 @@ pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue)
 
 /// As [`linear`], into a tensor that exists.
 pub fn linear_into(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
+    record(r, x, weight, epilogue, y, Kind::Fast);
+}
+
+/// Which kernel to use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Plain,
+    /// Where the weight's groups are whole 16-byte pieces; else the plain one.
+    Fast,
+}
+
+fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor, kind: Kind) {
     let rows = x.rows();
     assert_eq!(x.width(), weight.cols, "linear: x {:?}, weight [{}, {}]", x.shape(), weight.rows, weight.cols);
     assert_eq!((y.rows(), y.width()), (rows, weight.rows), "linear: y {:?}", y.shape());
@@ -98,7 +113,24 @@ pub fn linear_into(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epil
             read(epilogue.residual.unwrap_or(x)),
             write(y),
         ];
-        r.dispatch(&PLAIN, &constants, &operands, params, [(part.rows as u32).div_ceil(LANES), rows as u32, 1]);
+        let groups_x = (part.rows as u32).div_ceil(LANES);
+        let whole_pieces = match part.format {
+            Format::Int { bits, group } => group.is_multiple_of(128 / bits as usize) || group >= weight.cols,
+            _ => true,
+        };
+        if !whole_pieces || kind == Kind::Plain {
+            r.dispatch(&PLAIN, &constants, &operands, params, [groups_x, rows as u32, 1]);
+            continue;
+        }
+        let tile = match rows {
+            1 => 1,
+            2..=4 => 4,
+            _ => 8,
+        };
+        let per_word = 32 / part.format.bits();
+        let constants = [&constants[..], &[("ROWS", tile as f64), ("PER_WORD", per_word as f64)]].concat();
+        let groups_x = (part.rows as u32).div_ceil(4 * LANES);
+        r.dispatch(&TILE, &constants, &operands, params, [groups_x, rows.div_ceil(tile) as u32, 1]);
     }
 }
 
@@ -200,9 +232,12 @@ mod tests {
             Format::Int { bits: 4, group: 4096 },
         ];
         for format in formats {
-            for (rows, cols, outputs) in [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (1, 4096, 5)] {
-                for all in [false, true] {
-                    compare(&format!("{format:?} {rows} {cols} {outputs} {all}"), 1e-11, |pool, r, random| {
+            for (rows, cols, outputs) in
+                [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (1, 4096, 5), (13, 64, 3), (9, 32, 129)]
+            {
+                for (all, kind) in [(false, Kind::Plain), (true, Kind::Plain), (false, Kind::Fast), (true, Kind::Fast)]
+                {
+                    compare(&format!("{format:?} {rows} {cols} {outputs} {all} {kind:?}"), 1e-11, |pool, r, random| {
                         let x = pool.f32(&[rows, cols], &random.f32s(rows * cols)).unwrap();
                         let part_rows = if all { 50 } else { outputs };
                         let weight = random_matrix(pool, random, outputs, cols, format, all, part_rows);
@@ -212,7 +247,8 @@ mod tests {
                             layer_scale: vector(outputs),
                             residual: vector(rows * outputs),
                         };
-                        let y = linear(r, x, &weight, epilogue);
+                        let y = r.scratch_f32(&[rows, outputs]);
+                        record(r, x, &weight, epilogue, y, kind);
                         vec![keep(pool, r, y)]
                     });
                 }
