@@ -15,7 +15,7 @@ use crate::ops::log_softmax::log_softmax;
 use crate::ops::penalize::{Penalties, penalize};
 use crate::ops::reorder::reorder;
 use crate::ops::rope::KvCache;
-use crate::ops::sample::{Sampling, sample};
+use crate::ops::sample::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, sample};
 use crate::ops::top_k::{MAX_K, top_k};
 use crate::qllama::{CrossStates, Observed, Pass, Qllama};
 use crate::recording::Recording;
@@ -116,7 +116,7 @@ impl GenerateOptions {
             return fail("length_penalty must be a finite number");
         }
         if let Some(s) = &self.sampling {
-            if !(1e-6..=1e6).contains(&s.temperature) {
+            if !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&s.temperature) {
                 return fail("temperature must be from 0.000001 to 1000000");
             }
             if !(s.top_p > 0.0 && s.top_p <= 1.0) {
@@ -482,7 +482,7 @@ impl State {
             return Ok(vec![pool.keep(r, values)?, pool.keep(r, ids)?]);
         }
         match &options.sampling {
-            Some(sampling) => sample(r, scores, self.past, sampling.clone(), self.tokens),
+            Some(sampling) => sample(r, scores, self.past, *sampling, self.tokens),
             None => argmax(r, scores, self.tokens),
         }
         Ok(vec![self.tokens])

@@ -255,19 +255,38 @@ impl Model {
         generate(self.decoder(), self.device(), &prompt, options, on_token).await
     }
 
-    /// Generates from the query tokens (where there is a picture) followed by a prompt's ids, the same for each
-    /// picture. See [`Model::generate_from`] for `on_token` and errors.
+    /// Generates from the query tokens (where there are pictures) followed by a prompt's ids: one prompt for all
+    /// pictures, or one a picture; shorter ones are padded on the left. See [`Model::generate_from`] for `on_token` and
+    /// errors.
     pub async fn generate(
         &self,
         crossed: Option<&Crossed>,
-        prompt_ids: &[u32],
+        prompts: &[&[u32]],
         options: &GenerateOptions,
         on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
     ) -> Result<Vec<Vec<Generated>>> {
-        let batch = crossed.map_or(1, |c| c.states.images);
-        let ids = (0..batch).flat_map(|_| prompt_ids.iter().map(|&id| id.into())).collect();
-        let input_ids = Some(Array::new(&[batch, prompt_ids.len()], ids));
-        let inputs = PromptInputs { crossed, input_ids, ..Default::default() };
+        let batch = crossed.map_or(prompts.len(), |c| c.states.images);
+        if batch == 0 || (prompts.len() != 1 && prompts.len() != batch) {
+            return Err(Error::InputShape {
+                what: "prompts".into(),
+                expected: format!("one prompt, or one for each of {batch} picture(s)"),
+                found: format!("{} prompts", prompts.len()),
+            });
+        }
+        let length = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
+        let mut ids = vec![i64::from(self.config.text.pad_token_id); batch * length];
+        let mut mask = vec![1; batch * length];
+        for b in 0..batch {
+            let prompt = prompts[b % prompts.len()];
+            let padding = length - prompt.len();
+            ids[b * length + padding..][..prompt.len()].iter_mut().zip(prompt).for_each(|(to, &id)| *to = id.into());
+            mask[b * length..][..padding].fill(0);
+        }
+        let mut inputs = PromptInputs { crossed, ..Default::default() };
+        if length > 0 {
+            inputs.input_ids = Some(Array::new(&[batch, length], ids));
+            inputs.attention_mask = Some(Array::new(&[batch, length], mask));
+        }
         self.generate_from(&inputs, options, on_token).await
     }
 }

@@ -38,7 +38,7 @@ fn check_captions(device: &Device, step: usize, num_beams: usize) -> usize {
         let found = block_on(async {
             let vision = model.vision(&pixels(&model, file)).await?;
             let crossed = model.cross_states(&vision)?;
-            model.generate(Some(&crossed), &prompt, &options, &mut |_| true).await
+            model.generate(Some(&crossed), &[&prompt], &options, &mut |_| true).await
         });
         let ids: Vec<u32> = found.unwrap()[0][0].ids.iter().copied().filter(|id| *id != 2).collect();
         let text = model.tokenizer().unwrap().decode(&ids);
