@@ -86,8 +86,8 @@ fn folders_and_configs() {
     let config = temp.file("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     let cases: [(String, &str, &[&str]); 7] = [
-        (text[..text.len() / 2].into(), "E_HEADER", &["config.json"]),
-        ("not JSON".into(), "E_HEADER", &["config.json", "byte"]),
+        (text[..text.len() / 2].into(), "E_CONFIG", &["config.json", "not JSON"]),
+        ("not JSON".into(), "E_CONFIG", &["config.json", "byte"]),
         ("[]".into(), "E_CONFIG", &["config.json", "object", "list"]),
         (
             text.replace("\"patch_size\": 8", "\"patch_size\": \"8\""),
@@ -117,7 +117,7 @@ fn weights() {
         (&bytes[..100], "E_TRUNCATED", &["model.safetensors"]),
         (b"", "E_TRUNCATED", &["model.safetensors"]),
         (b"\xff\xff\xff\xff\xff\xff\xff\xff and more", "E_HEADER", &["model.safetensors"]),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "E_HEADER", &["model.safetensors", "git lfs"]),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "E_IO", &["model.safetensors", "git lfs"]),
     ];
     for (broken, code, words) in cases {
         std::fs::write(&weights, broken).unwrap();
@@ -190,7 +190,7 @@ fn tokenizers() {
     }
     std::fs::write(&file, bytes).unwrap();
     std::fs::write(temp.file("preprocessor_config.json"), "{").unwrap();
-    fails(&[&["caption", &picture], &common[..]].concat(), "E_HEADER", &["preprocessor_config.json"]);
+    fails(&[&["caption", &picture], &common[..]].concat(), "E_CONFIG", &["preprocessor_config.json"]);
 }
 
 #[test]
