@@ -615,6 +615,9 @@ fn array(e: &Expected, rows: usize) -> Inputs {
     Inputs { input_ids: Some(Array::new(&[1, rows], values)), output_logits: true, ..Default::default() }
 }
 
+/// Makes inputs wrong.
+type Change = fn(&mut Inputs);
+
 /// A call that fails leaves the cache with the caller, as it was.
 #[test]
 fn the_cache_survives_errors() {
@@ -628,7 +631,7 @@ fn the_cache_survives_errors() {
     let expected = block_on(model.forward(step(filled()))).unwrap().logits.unwrap();
 
     let mut inputs = step(filled());
-    let breaks: [(fn(&mut Inputs), &str); 5] = [
+    let breaks: [(Change, &str); 5] = [
         (|i| i.input_ids.as_mut().unwrap().values[1] = -1, "E_TOKEN"),
         (|i| i.attention_mask = Some(Array::new(&[1, 3], vec![1; 3])), "E_INPUT_SHAPE"),
         (|i| i.position_ids = Some(Array::new(&[1, 3], vec![600; 3])), "E_CONTEXT"),
