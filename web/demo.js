@@ -433,8 +433,9 @@ if (supported.ok) {
   await load($('url').value);
 } else {
   $('missing').hidden = false;
-  $('missing-reason').textContent = `${supported.reason[0].toUpperCase()}${supported.reason.slice(1)}.`;
-  document.querySelector('main').inert = true;
+  const reason = navigator.gpu ? supported.reason : 'this browser has no WebGPU';
+  $('missing-reason').textContent = `${reason[0].toUpperCase()}${reason.slice(1)}.`;
+  document.querySelector('main').hidden = true;
   say('');
 }
 // The page itself without a network, from the second visit on.
