@@ -5,11 +5,15 @@
 
 mod header;
 mod tensors;
+#[cfg(not(target_arch = "wasm32"))]
+mod writer;
 
 pub use header::{MAX_HEADER_BYTES, TensorInfo, TensorType, header_length, parse_header};
 pub use tensors::{NamedTensor, read_tensors, tensors_to_bytes};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tensors::{read_tensor_file, write_tensors};
+#[cfg(not(target_arch = "wasm32"))]
+pub use writer::{CheckpointWriter, NewTensor};
 
 pub(crate) use header::{json_offset, json_reason};
 

@@ -28,6 +28,8 @@ pub mod matrix;
 pub mod model;
 pub mod ops;
 pub mod qllama;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod quantize;
 pub mod recording;
 pub mod source;
 pub mod tensor;

@@ -6,6 +6,7 @@ pub mod compare;
 pub mod device;
 pub mod embed;
 pub mod info;
+pub mod quantize;
 pub mod tokenize;
 
 use std::io::IsTerminal;
