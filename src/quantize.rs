@@ -191,48 +191,18 @@ pub async fn quantize(
         on_event(Event::Resumed { tensors: journal.done.len() });
     }
     let mut writer = CheckpointWriter::open(&part, &groups, MAX_FILE_BYTES)?;
-    let written_bytes = groups.iter().flatten().filter_map(NewTensor::bytes).sum();
-    let source_bytes: u64 = jobs.iter().map(|job| job.info.bytes).sum();
-    let mut summary = Summary { kept, source_bytes, written_bytes, ..Summary::default() };
-    let mut bytes = 0;
-    let mut unsaved = 0;
-    for job in &jobs {
-        let (error, squares) = match journal.done.get(&job.info.name) {
-            Some(&sums) => {
-                bytes += job.info.bytes;
-                on_event(Event::Progress { bytes, total: source_bytes });
-                sums
-            }
-            None => {
-                let mut sums = (0.0, 0.0);
-                let mut on_bytes = |read: u64| {
-                    bytes += read;
-                    on_event(Event::Progress { bytes, total: source_bytes });
-                };
-                match job.module {
-                    Some(module) => {
-                        let scheme = scheme_of(job.info, options);
-                        sums = pack_tensor(&checkpoint, job.info, module, scheme, &mut writer, &mut on_bytes).await?;
-                    }
-                    None => copy_tensor(&checkpoint, job.info, &mut writer, &mut on_bytes).await?,
-                }
-                journal.add(&job.info.name, sums);
-                unsaved += job.info.bytes;
-                if unsaved >= SAVE_EVERY_BYTES {
-                    writer.sync()?;
-                    journal.save()?;
-                    unsaved = 0;
-                }
-                sums
-            }
-        };
-        if let Some(module) = job.module {
-            let (rows, cols) = (job.info.shape[0], job.info.shape[1]);
-            let packed = Packed { name: module.into(), rows, cols, error, squares };
-            on_event(Event::Packed(&packed));
-            summary.packed.push(packed);
-        }
+    let mut summary = Summary {
+        kept,
+        source_bytes: jobs.iter().map(|job| job.info.bytes).sum(),
+        written_bytes: groups.iter().flatten().filter_map(NewTensor::bytes).sum(),
+        ..Summary::default()
+    };
+    let worked = work(&checkpoint, &jobs, options, &mut writer, &mut journal, &mut summary, on_event).await;
+    if worked.is_err() {
+        writer.sync()?;
+        journal.save()?;
     }
+    worked?;
     summary.files = writer.file_names().map(String::from).collect();
     writer.finish(&part)?;
     journal.save()?;
@@ -248,6 +218,57 @@ pub async fn quantize(
     let _ = std::fs::remove_dir(folder);
     std::fs::rename(&part, folder).map_err(|e| io_error(&base_name(folder), &e))?;
     Ok(summary)
+}
+
+/// Packs or copies what is not done yet.
+async fn work(
+    checkpoint: &Checkpoint,
+    jobs: &[Job<'_>],
+    options: &QuantizeOptions,
+    writer: &mut CheckpointWriter,
+    journal: &mut Journal,
+    summary: &mut Summary,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<()> {
+    let total = summary.source_bytes;
+    let (mut bytes, mut unsaved) = (0, 0);
+    for job in jobs {
+        let info = job.info;
+        let mut on_bytes = |read: u64| {
+            bytes += read;
+            on_event(Event::Progress { bytes, total });
+        };
+        let (error, squares) = match journal.done.get(&info.name) {
+            Some(&sums) => {
+                on_bytes(info.bytes);
+                sums
+            }
+            None => {
+                let mut sums = (0.0, 0.0);
+                match job.module {
+                    Some(module) => {
+                        let scheme = scheme_of(info, options);
+                        sums = pack_tensor(checkpoint, info, module, scheme, writer, &mut on_bytes).await?;
+                    }
+                    None => copy_tensor(checkpoint, info, writer, &mut on_bytes).await?,
+                }
+                journal.add(&info.name, sums);
+                unsaved += info.bytes;
+                if unsaved >= SAVE_EVERY_BYTES {
+                    writer.sync()?;
+                    journal.save()?;
+                    unsaved = 0;
+                }
+                sums
+            }
+        };
+        if let Some(module) = job.module {
+            let packed = Packed { name: module.into(), rows: info.shape[0], cols: info.shape[1], error, squares };
+            on_event(Event::Packed(&packed));
+            summary.packed.push(packed);
+        }
+    }
+    Ok(())
 }
 
 /// The name that a folder has until it is complete.
@@ -636,7 +657,7 @@ async fn fingerprint(checkpoint: &Checkpoint, config: &str, jobs: &[Job<'_>]) ->
     Ok(format!("{hash:016x}"))
 }
 
-/// The tensors that are done: a line each, behind a line with the fingerprint. Locked while a run writes.
+/// The tensors that are done: a line each (sums as the bits of their f64), behind a line with the fingerprint. Locked while a run writes.
 struct Journal {
     path: PathBuf,
     file: File,
@@ -666,8 +687,8 @@ impl Journal {
         let mut unsaved = String::new();
         if lines.next() == Some(&fingerprint) {
             for line in lines {
-                if let Ok((name, error, squares)) = serde_json::from_str::<(String, f64, f64)>(line) {
-                    done.insert(name, (error, squares));
+                if let Ok((name, error, squares)) = serde_json::from_str::<(String, u64, u64)>(line) {
+                    done.insert(name, (f64::from_bits(error), f64::from_bits(squares)));
                 }
             }
             if !text.ends_with('\n') {
@@ -681,7 +702,7 @@ impl Journal {
     }
 
     fn add(&mut self, name: &str, sums: (f64, f64)) {
-        self.unsaved += &format!("{}\n", serde_json::json!((name, sums.0, sums.1)));
+        self.unsaved += &format!("{}\n", serde_json::json!((name, sums.0.to_bits(), sums.1.to_bits())));
     }
 
     /// Writes what was added. Call it when the tensors themselves are on the disk.
