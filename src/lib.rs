@@ -21,6 +21,7 @@ pub mod error;
 pub mod executor;
 pub mod forward;
 pub mod generate;
+pub mod gguf;
 pub mod gpu;
 pub mod host;
 pub mod image;

@@ -29,8 +29,9 @@ struct Cli {
 /// What every subcommand takes.
 #[derive(Args, Clone)]
 struct Common {
-    /// Folder of the checkpoint: config.json, model.safetensors or its shards, tokenizer.model. Default: the demo model.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the checkpoint: config.json, model.safetensors or its shards, tokenizer.model; or, for texts, a GGUF file
+    /// of the LLaMA family. Default: the demo model.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     model: Option<PathBuf>,
     /// Adapter to run on: part of its name, its number in --list-adapters, or `cpu` for the CPU executor.
     /// Default: the first that --list-adapters shows.

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::executor::{Device, Pool};
 use crate::forward::Array;
 use crate::generate::{GenerateOptions, Generated, Prompt, generate};
+use crate::gguf::Gguf;
 use crate::image::Preprocessor;
 use crate::matrix::Matrix;
 use crate::ops::Rows;
@@ -206,16 +207,40 @@ impl Model {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         let checkpoint = Checkpoint::open(source).await?;
-        let config = checkpoint.config.clone();
-        let plan = plan(&checkpoint, &config, device.info().max_binding_bytes).await?;
         let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
             Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
             None => None,
         };
         let preprocessor = match checkpoint.read_small("preprocessor_config.json", SMALL_FILE_BYTES).await? {
             Some(bytes) => Preprocessor::from_bytes("preprocessor_config.json", &bytes)?,
-            None => Preprocessor::new(config.vision.as_ref().map_or(224, |v| v.image_size as u32))?,
+            None => Preprocessor::new(checkpoint.config.vision.as_ref().map_or(224, |v| v.image_size as u32))?,
         };
+        Model::load_parts(checkpoint, tokenizer, preprocessor, device, on_progress).await
+    }
+
+    /// Loads a GGUF file of the LLaMA family, the file `name` of `source`: a decoder and its tokenizer, no vision.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; those of [`Gguf::open`].
+    pub async fn load_gguf(
+        source: Box<dyn Source>,
+        name: &str,
+        device: &Device,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        let Gguf { checkpoint, tokenizer } = Gguf::open(source, name).await?;
+        Model::load_parts(checkpoint, tokenizer, Preprocessor::new(224)?, device, on_progress).await
+    }
+
+    async fn load_parts(
+        checkpoint: Checkpoint,
+        tokenizer: Option<Tokenizer>,
+        preprocessor: Preprocessor,
+        device: &Device,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        let config = checkpoint.config.clone();
+        let plan = plan(&checkpoint, &config, device.info().max_binding_bytes).await?;
         let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
         let mut progress = Progress { bytes: 0, total };
         let mut pool = device.pool();

@@ -150,7 +150,8 @@ struct Scheme {
 /// Writes the checkpoint `source` with packed matrices to the new folder `folder`.
 ///
 /// Packed are the matrices of linear layers, `lm_head` among them. Everything else is copied as it is, and so is a
-/// matrix whose columns the group's size does not divide ([`Summary::kept`]). Until it is complete the result has the
+/// matrix whose columns the group's size does not divide, or of 8 rows or fewer where they would have 4-bit zero points
+/// ([`Summary::kept`]). Until it is complete the result has the
 /// name `folder` with `.part` behind it; a run that finds such a folder of the same source and options goes on with it.
 /// Host memory: some tens of megabytes, whatever the model's size.
 ///
@@ -327,12 +328,21 @@ fn plan<'a>(checkpoint: &'a Checkpoint, options: &QuantizeOptions) -> Result<(Ve
                     reason = Some(format!("as --ignore {text} says"));
                 }
             }
-            if let Some(group) = options.group_size
-                && info.shape[1] % group as u64 != 0
-            {
-                reason = Some(format!("groups of {group} do not divide its {} columns", info.shape[1]));
+            let (rows, cols) = (info.shape[0], info.shape[1]);
+            let unfit = match options.group_size {
+                Some(group) if cols % group as u64 != 0 => {
+                    Some(format!("groups of {group} do not divide its {cols} columns"))
+                }
+                // A tensor of one row, seen as a column, defeats the package's view as bytes (0.20.0).
+                _ if !options.symmetric && options.bits == 4 && rows <= 8 => {
+                    Some(format!("compressed-tensors does not unpack the zero points of only {rows} rows"))
+                }
+                _ => None,
+            };
+            if reason.is_none() && unfit.is_some() {
                 ignored.push(name.into());
             }
+            reason = reason.or(unfit);
             if let Some(reason) = reason {
                 kept.push(Kept { name: name.into(), reason });
                 module = None;

@@ -13,6 +13,8 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qllama::checkpoint::Checkpoint;
+use qllama::gguf::Gguf;
 use qllama::model::{Model, PixelValues, Progress};
 use qllama::source::{Folder, Source};
 use qllama::{Error, Result};
@@ -29,24 +31,46 @@ pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// What `--model` names.
+pub enum Files {
+    Folder(Box<dyn Source>),
+    /// A GGUF file, by its name in the source.
+    Gguf(Box<dyn Source>, String),
+}
+
 /// The files of `--model`, or of the demo model.
-pub fn source(common: &Common) -> Result<Box<dyn Source>> {
+pub fn files(common: &Common) -> Result<Files> {
     match &common.model {
-        Some(folder) => Ok(Box::new(Folder::open(folder)?)),
-        None => Ok(qllama::demo::source()),
+        Some(path) if path.is_file() => {
+            let (folder, name) = Folder::open_file(path)?;
+            Ok(Files::Gguf(Box::new(folder), name))
+        }
+        Some(folder) => Ok(Files::Folder(Box::new(Folder::open(folder)?))),
+        None => Ok(Files::Folder(qllama::demo::source())),
+    }
+}
+
+/// Opens `--model` without reading weights.
+pub async fn checkpoint(common: &Common) -> Result<Checkpoint> {
+    match files(common)? {
+        Files::Folder(source) => Checkpoint::open(source).await,
+        Files::Gguf(source, name) => Ok(Gguf::open(source, &name).await?.checkpoint),
     }
 }
 
 /// Opens the device and loads the model, with a progress bar on a terminal.
 pub async fn load(common: &Common) -> Result<Model> {
-    let source = source(common)?;
+    let files = files(common)?;
     let device = device::open(common).await?;
     let bar = progress_bar("loading");
-    let model = Model::load(source, &device, &mut |Progress { bytes, total }| {
+    let mut on_progress = |Progress { bytes, total }| {
         bar.set_length(total);
         bar.set_position(bytes);
-    })
-    .await;
+    };
+    let model = match files {
+        Files::Folder(source) => Model::load(source, &device, &mut on_progress).await,
+        Files::Gguf(source, name) => Model::load_gguf(source, &name, &device, &mut on_progress).await,
+    };
     bar.finish_and_clear();
     model
 }
