@@ -95,7 +95,7 @@ struct Inner {
 }
 
 enum Encoder {
-    SentencePiece(Kitoken),
+    SentencePiece(Box<Kitoken>),
     /// With the special pieces that text may contain, the longest first among those that begin alike.
     BytePairs(BytePairs, Vec<(String, u32)>),
 }
@@ -245,7 +245,7 @@ impl Tokenizer {
             config: Configuration { fallback, ..Configuration::default() },
         })
         .map_err(|e| fail(e.to_string()))?;
-        let model = Encoder::SentencePiece(model);
+        let model = Encoder::SentencePiece(Box::new(model));
         Ok(Tokenizer { inner: Arc::new(Inner { pieces, options, characters, model }), add_bos: true })
     }
 
@@ -284,7 +284,7 @@ impl Tokenizer {
             stands_alone.then(|| (piece.text.clone(), id as u32))
         };
         let mut specials: Vec<_> = pieces.iter().enumerate().filter_map(special).collect();
-        specials.sort_by(|(a, _), (b, _)| b.len().cmp(&a.len()));
+        specials.sort_by_key(|(piece, _)| std::cmp::Reverse(piece.len()));
         let options = SentencePieceOptions {
             bos_id: options.bos_id.unwrap_or(NO_ID),
             eos_id: options.eos_id.unwrap_or(NO_ID),

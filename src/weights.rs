@@ -196,7 +196,7 @@ impl<'a> Loader<'a> {
         };
         let bits = scheme.num_bits;
         let group = scheme.group_size.unwrap_or(cols);
-        if cols % group != 0 {
+        if !cols.is_multiple_of(group) {
             return Err(Error::Config {
                 file: "config.json".into(),
                 pointer: "/quantization_config".into(),

@@ -16,7 +16,7 @@ const NONE: u32 = u32::MAX;
 pub(super) struct BytePairs {
     split: Split,
     /// The piece of each byte.
-    bytes: [u32; 256],
+    bytes: Box<[u32; 256]>,
     /// Rank and result of a pair.
     pairs: HashMap<(u32, u32), (u32, u32)>,
     /// Pieces by their bytes, for rules under which a word that is a piece is taken as it is.
@@ -57,7 +57,7 @@ impl BytePairs {
         for (id, piece) in pieces.iter().enumerate() {
             ids.entry(piece).or_insert(id as u32);
         }
-        let mut bytes = [NONE; 256];
+        let mut bytes = Box::new([NONE; 256]);
         for byte in 0..=255u8 {
             let mut text = [0; 4];
             let piece: &str = char_of(byte).encode_utf8(&mut text);
