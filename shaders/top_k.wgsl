@@ -17,6 +17,7 @@ struct Params {
 
 var<workgroup> counts: array<atomic<u32>, LANES>;
 var<workgroup> sums: array<u32, LANES>;
+var<workgroup> blocks: array<u32, 16>;                               // sums of sixteen
 var<workgroup> choice: vec3<u32>;                                   // digit, wanted of it, present of it
 var<workgroup> chosen: array<vec2<u32>, 64>;
 var<workgroup> taken: atomic<u32>;
@@ -51,17 +52,23 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Lane l has the l-th largest digit.
         let present = atomicLoad(&counts[255u - lane]);
         sums[lane] = present;
-        for (var step = 1u; step < LANES; step *= 2u) {
-            workgroupBarrier();
-            var before = 0u;
-            if lane >= step {
-                before = sums[lane - step];
+        workgroupBarrier();
+        if lane < 16u {
+            var sum = 0u;
+            for (var j = 0u; j < 16u; j++) {
+                sum += sums[lane * 16u + j];
             }
-            workgroupBarrier();
-            sums[lane] += before;
+            blocks[lane] = sum;
         }
-        let larger = sums[lane] - present;
-        if larger < wanted && wanted <= sums[lane] {
+        workgroupBarrier();
+        var larger = 0u;
+        for (var j = 0u; j < lane / 16u; j++) {
+            larger += blocks[j];
+        }
+        for (var j = lane / 16u * 16u; j < lane; j++) {
+            larger += sums[j];
+        }
+        if larger < wanted && wanted <= larger + present {
             choice = vec3(255u - lane, wanted - larger, present);
         }
         let c = workgroupUniformLoad(&choice);

@@ -20,7 +20,7 @@ struct Inner {
 }
 
 enum Place {
-    Gpu(Gpu),
+    Gpu(Box<Gpu>),
     Host(Host),
 }
 
@@ -47,7 +47,7 @@ impl Device {
 
     /// A GPU device that [`Gpu::open`] made.
     pub fn gpu(gpu: Gpu) -> Device {
-        Device::new(Place::Gpu(gpu))
+        Device::new(Place::Gpu(Box::new(gpu)))
     }
 
     fn new(place: Place) -> Device {

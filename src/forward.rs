@@ -486,7 +486,7 @@ impl Model {
             if let Some(labels) = &inputs.labels {
                 // Row s is judged by the label of row s + 1; the last row by none.
                 let next = |i: usize| match labels.values.get(i + 1) {
-                    Some(&id) if (i + 1) % rows != 0 && id != IGNORED_LABEL => id as u32,
+                    Some(&id) if !(i + 1).is_multiple_of(rows) && id != IGNORED_LABEL => id as u32,
                     _ => u32::MAX,
                 };
                 let shifted: Vec<u32> = (0..batch * rows).map(next).collect();

@@ -447,7 +447,7 @@ impl State {
             return Ok(vec![pool.keep(r, values)?, pool.keep(r, ids)?]);
         }
         match &options.sampling {
-            Some(sampling) => sample(r, scores, self.past, sampling.clone(), self.tokens),
+            Some(sampling) => sample(r, scores, self.past, *sampling, self.tokens),
             None => argmax(r, scores, self.tokens),
         }
         Ok(vec![self.tokens])

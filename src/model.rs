@@ -368,33 +368,51 @@ impl Model {
         Ok(Crossed { _pool: pool, states })
     }
 
-    /// Generates from the query tokens (where there is a picture) followed by a prompt's ids, the same for each
-    /// picture. See [`generate`] for `on_token` and errors.
+    /// Generates from the query tokens (where there are pictures) followed by a prompt's ids: one prompt for all
+    /// pictures, or one a picture; shorter ones are padded on the left. See [`generate`] for `on_token` and errors.
     pub async fn generate(
         &self,
         crossed: Option<&Crossed>,
-        prompt_ids: &[u32],
+        prompts: &[&[u32]],
         options: &GenerateOptions,
         on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
     ) -> Result<Vec<Vec<Generated>>> {
-        self.check_ids(prompt_ids)?;
-        let h = self.config.text.hidden_size;
-        let batch = crossed.map_or(1, |c| c.states.images);
-        let queries = if crossed.is_some() { self.config.text.num_query_token } else { 0 };
-        let rows = queries + prompt_ids.len();
+        options.check()?;
+        let text = &self.config.text;
+        let batch = crossed.map_or(prompts.len(), |c| c.states.images);
+        if batch == 0 || (prompts.len() != 1 && prompts.len() != batch) {
+            return Err(Error::InputShape {
+                what: "prompts".into(),
+                expected: format!("one prompt, or one for each of {batch} picture(s)"),
+                found: format!("{} prompts", prompts.len()),
+            });
+        }
+        for prompt in prompts {
+            self.check_ids(prompt)?;
+        }
+        let queries = if crossed.is_some() { text.num_query_token } else { 0 };
+        let length = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
+        let rows = queries + length;
         if rows == 0 {
             return Err(Error::Input { reason: "the prompt is empty".into() });
         }
+        let mut ids = vec![text.pad_token_id; batch * length];
+        let mut mask = vec![1; batch * rows];
+        for b in 0..batch {
+            let prompt = prompts[b % prompts.len()];
+            let padding = length - prompt.len();
+            ids[b * length + padding..][..prompt.len()].copy_from_slice(prompt);
+            mask[b * rows + queries..][..padding].fill(0);
+        }
         let mut pool = self.device.pool();
-        let embeddings = pool.alloc(DType::F32, &[batch * rows, h])?;
+        let embeddings = pool.alloc(DType::F32, &[batch * rows, text.hidden_size])?;
         let mut r = Recording::new();
         if queries > 0 {
             self.record_queries(&mut r, embeddings, batch, rows)?;
         }
-        if !prompt_ids.is_empty() {
-            let ids: Vec<u32> = (0..batch).flat_map(|_| prompt_ids.iter().copied()).collect();
+        if length > 0 {
             let ids = pool.u32(&[ids.len()], &ids)?;
-            let to = Rows { batch, rows: prompt_ids.len(), stride: rows, first: queries };
+            let to = Rows { batch, rows: length, stride: rows, first: queries };
             embed(&mut r, &self.parts.decoder.embed_tokens, ids, embeddings, to);
         }
         self.device.play(&r)?;
@@ -402,10 +420,10 @@ impl Model {
             embeddings,
             batch,
             rows,
-            attention_mask: &vec![1; batch * rows],
+            attention_mask: &mask,
             zero_queries: queries,
             cross: crossed.map(|c| &c.states),
-            history: if crossed.is_some() { &[self.config.text.bos_token_id] } else { prompt_ids },
+            history: if crossed.is_some() { &[text.bos_token_id] } else { prompts[0] },
         };
         generate(&self.parts.decoder, &self.device, &prompt, options, on_token).await
     }

@@ -54,13 +54,13 @@ async fn check(device: &Device) {
     near("itm.logits", &[vision.images, texts, 2], model.itm(&each, &ids, texts).await.unwrap());
 
     let prompts = e.i64("generate.input_ids");
-    let prompt: Vec<u32> = prompts.values[..prompts.shape[1]].iter().map(|&id| id as u32).collect();
-    assert!(prompts.values.chunks(prompts.shape[1]).all(|p| p == &prompts.values[..prompts.shape[1]]));
+    let prompt_ids: Vec<u32> = prompts.values.iter().map(|&id| id as u32).collect();
+    let each_prompt: Vec<&[u32]> = prompt_ids.chunks(prompts.shape[1]).collect();
     for (key, max_new_tokens, num_beams, min_new_tokens) in
         [("generate.greedy", 10, 1, 0), ("generate.beam5_min8", 14, 5, 8)]
     {
         let options = GenerateOptions { max_new_tokens, num_beams, min_new_tokens, ..Default::default() };
-        let found = model.generate(Some(&crossed), &prompt, &options, &mut |_| true).await.unwrap();
+        let found = model.generate(Some(&crossed), &each_prompt, &options, &mut |_| true).await.unwrap();
         let expected = e.i64(key);
         for (found, expected) in found.iter().zip(expected.values.chunks(expected.shape[1])) {
             let mut ids = vec![1i64];

@@ -177,7 +177,6 @@ fn check(folder: &str, device: &Device, limit: f64, repeat_time: Option<usize>) 
             inputs_embeds: Some(Array::new(&[batch, rows - 1, width], first)),
             vision_hidden_states: Some(e.f32("vision_hidden_states")),
             output_last_hidden_state: true,
-            use_zero_attention_mask: true,
             ..with_repeat(Inputs::default())
         };
         near("short.last_hidden_state", &forward(&model, inputs).unwrap().last_hidden_state);

@@ -114,7 +114,7 @@ async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Resu
     let mut first = None;
     let generated = Instant::now();
     model
-        .generate(crossed.as_ref(), prompt, options, &mut |_| {
+        .generate(crossed.as_ref(), &[prompt], options, &mut |_| {
             first.get_or_insert(generated.elapsed().as_secs_f64());
             true
         })

@@ -34,7 +34,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         }
         let mut text = model.tokenizer()?.decode_stream();
         let generated = model
-            .generate(Some(&crossed), &prompt, &options, &mut |token| {
+            .generate(Some(&crossed), &[&prompt], &options, &mut |token| {
                 if let (true, Some((_, id))) = (live, token)
                     && !options.eos_token_ids.contains(&id)
                 {

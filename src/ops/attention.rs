@@ -11,6 +11,15 @@ use crate::tensor::{DType, Tensor};
 
 static KERNEL: Kernel =
     Kernel { name: "attention", source: include_str!("../../shaders/attention.wgsl"), reference, subgroups: false };
+/// The most keys for `attention_rows`. Mesa's software adapter ends loops after 65535 rounds of an invocation, all loops
+/// counted together; the kernel has up to 32 rounds a key.
+const MAX_KEYS_OF_ROWS: usize = 2000;
+static ROWS: Kernel = Kernel {
+    name: "attention_rows",
+    source: include_str!("../../shaders/attention_rows.wgsl"),
+    reference,
+    subgroups: false,
+};
 
 /// Keys that a workgroup handles at a time.
 const BLOCK: u32 = 1024;
@@ -195,7 +204,15 @@ pub fn attention(
             read(mask_tensor.unwrap_or(q.tensor)),
             write(out),
         ];
-        r.dispatch(&KERNEL, &constants, &operands, params, grid(batch * query_heads * rows));
+        let count = batch * query_heads * rows;
+        if rows == 1 || with_probabilities || capacity > MAX_KEYS_OF_ROWS {
+            r.dispatch(&KERNEL, &constants, &operands, params, grid(count));
+            return;
+        }
+        let constants: Vec<_> =
+            constants.into_iter().filter(|(name, _)| !["PROBABILITIES", "BLOCK"].contains(name)).collect();
+        let invocations = count * head_dim.div_ceil(32);
+        r.dispatch(&ROWS, &constants, &operands, params, grid(invocations.div_ceil(LANES as usize)));
     };
     if let Some(out) = probabilities {
         assert_eq!(
@@ -254,7 +271,7 @@ fn reference(call: &Call) {
                 weights.iter_mut().for_each(|w| *w = (*w - highest).exp());
                 let sum = weights.iter().map(|w| f64::from(*w)).sum::<f64>() as f32;
                 weights.iter_mut().for_each(|w| *w /= sum);
-                if call.constant("PROBABILITIES") == 1 {
+                if std::ptr::eq(call.dispatch.kernel, &KERNEL) && call.constant("PROBABILITIES") == 1 {
                     let to =
                         &mut out[((b * heads + head) * rows + row) * p.out_width as usize..][..p.out_width as usize];
                     to[..keys].copy_from_slice(&weights);
@@ -276,6 +293,9 @@ mod tests {
     use super::*;
     use crate::executor::Pool;
     use crate::ops::testing::{Random, compare, keep, play_both};
+
+    /// The kernel of many rows adds up to a thousand keys in one running f32 sum: 1.4e-12 was seen.
+    const LIMIT: f64 = 5e-12;
 
     /// Random floats of `dtype` with `width` columns.
     fn floats(pool: &mut Pool, random: &mut Random, dtype: DType, rows: usize, width: usize) -> Tensor {
@@ -395,7 +415,7 @@ mod tests {
                 for kind in [Kind::None, Kind::Causal, Kind::Padded, Kind::Zero(3), Kind::Zero(100), Kind::Additive] {
                     let case = Case { batch, rows, past, heads, dtype, kind };
                     let name = format!("{batch} {rows} {past} {heads:?} {dtype:?} {kind:?}");
-                    compare(&name, 1e-12, |pool, r, random| cached(&case, pool, r, random, true));
+                    compare(&name, LIMIT, |pool, r, random| cached(&case, pool, r, random, true));
                 }
             }
         }
@@ -428,7 +448,7 @@ mod tests {
         {
             for (heads, kv_heads, head_dim) in [(3, 3, 20), (4, 2, 7), (2, 2, 128)] {
                 let heads = Heads { heads, kv_heads, head_dim };
-                compare(&format!("{batch} {batches} {rows} {count} {heads:?}"), 1e-12, |pool, r, random| {
+                compare(&format!("{batch} {batches} {rows} {count} {heads:?}"), LIMIT, |pool, r, random| {
                     let q = floats(pool, random, DType::F32, batch * rows, heads.q_width());
                     let kv = floats(pool, random, DType::F32, batches * count, 2 * heads.kv_width() + 3);
                     let (k, v) = (View { tensor: kv, column: 1 }, View { tensor: kv, column: 2 + heads.kv_width() });

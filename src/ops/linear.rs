@@ -129,6 +129,7 @@ fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: 
         };
         let per_word = 32 / part.format.bits();
         let constants = [&constants[..], &[("ROWS", tile as f64), ("PER_WORD", per_word as f64)]].concat();
+        let groups_x = (part.rows as u32).div_ceil(4 * LANES);
         r.dispatch(&TILE, &constants, &operands, params, [groups_x, rows.div_ceil(tile) as u32, 1]);
     }
 }

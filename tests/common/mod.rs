@@ -31,7 +31,7 @@ pub fn gpu() -> Device {
 }
 
 pub fn load(folder: &str, device: &Device) -> Model {
-    let source = Box::new(Folder::open(&path(folder)).unwrap());
+    let source = Box::new(Folder::open(path(folder)).unwrap());
     pollster::block_on(Model::load(source, device, &mut |_| {})).unwrap()
 }
 
