@@ -5,6 +5,9 @@
 //! would cross-attend to self-attention's cached keys joined to the picture's. Here cross-attention belongs to the
 //! absolute rows 0 .. num_query_token - 1, so a chunk on top of a cache skips it.
 
+use std::borrow::BorrowMut;
+
+use crate::config::LlamaConfig;
 use crate::error::{Error, Result};
 use crate::executor::{Device, Pool};
 use crate::model::{Crossed, Model, check_finite};
@@ -97,6 +100,13 @@ pub struct PastKeyValues {
     capacity: usize,
     len: usize,
     width: usize,
+    /// The model that made it; see [`owner`].
+    owner: u32,
+}
+
+/// What tells one loaded model from all others: the id of memory that is its own.
+fn owner(model: &Model) -> u32 {
+    model.decoder().norm.id
 }
 
 impl PastKeyValues {
@@ -109,7 +119,7 @@ impl PastKeyValues {
             let k = pool.alloc(dtype, &[batch * capacity, width])?;
             caches.push(KvCache { k, v: pool.alloc(dtype, &[batch * capacity, width])? });
         }
-        Ok(PastKeyValues { _pool: pool, caches, batch, capacity, len: 0, width })
+        Ok(PastKeyValues { _pool: pool, caches, batch, capacity, len: 0, width, owner: owner(model) })
     }
 
     /// Rows in the cache.
@@ -121,29 +131,42 @@ impl PastKeyValues {
         self.len == 0
     }
 
+    /// Checks `past_key_values` of another tool for [`PastKeyValues::from_arrays`], without the weights; returns the
+    /// batch and the rows of the cache.
+    ///
+    /// # Errors
+    /// `E_INPUT_SHAPE` for another model's cache, `E_NONFINITE`.
+    pub fn check_arrays(config: &LlamaConfig, layers: &[(Array<f32>, Array<f32>)]) -> Result<(usize, usize)> {
+        let wrong = |what: String, expected: String, found: String| Err(Error::InputShape { what, expected, found });
+        if layers.len() != config.num_hidden_layers {
+            let expected = format!("{} layers", config.num_hidden_layers);
+            return wrong("past_key_values".into(), expected, format!("{} layers", layers.len()));
+        }
+        let first = layers[0].0.shape.clone();
+        let (heads, width) = (config.num_key_value_heads, config.head_dim);
+        for (layer, (k, v)) in layers.iter().enumerate() {
+            for (name, array) in [("key", k), ("value", v)] {
+                let what = format!("past_{name}.{layer}");
+                let fits = matches!(array.shape[..], [batch, h, _, w] if batch > 0 && h == heads && w == width);
+                if !fits || array.shape != first {
+                    let expected = format!("[batch, {heads}, rows, {width}], the same in every layer");
+                    return wrong(what, expected, format!("{:?}", array.shape));
+                }
+                check_finite(&what, &array.values)?;
+            }
+        }
+        Ok((first[0], first[2]))
+    }
+
     /// A cache from `past_key_values` of another tool: per layer k and v, [B, A, P, D], keys after RoPE.
     ///
     /// # Errors
     /// `E_INPUT_SHAPE` for another model's cache, `E_NONFINITE`.
     pub fn from_arrays(model: &Model, layers: &[(Array<f32>, Array<f32>)]) -> Result<PastKeyValues> {
         let heads = model.decoder().heads();
-        let wrong =
-            |expected: String, found: String| Error::InputShape { what: "past_key_values".into(), expected, found };
-        if layers.len() != model.decoder().layers.len() {
-            let expected = format!("{} layers", model.decoder().layers.len());
-            return Err(wrong(expected, format!("{} layers", layers.len())));
-        }
-        let shape = layers[0].0.shape.clone();
-        let fits = shape.len() == 4 && shape[0] > 0 && shape[1] == heads.kv_heads && shape[3] == heads.head_dim;
-        if !fits || layers.iter().any(|(k, v)| k.shape != shape || v.shape != shape) {
-            let expected = format!("[batch, {}, rows, {}] in every layer", heads.kv_heads, heads.head_dim);
-            return Err(wrong(expected, format!("{shape:?} in layer 0, or layers that differ")));
-        }
-        let (batch, len) = (shape[0], shape[2]);
+        let (batch, len) = PastKeyValues::check_arrays(&model.config.text, layers)?;
         let mut past = PastKeyValues::empty(model, batch, len.max(1), DType::F32)?;
         for ((k, v), cache) in layers.iter().zip(&past.caches) {
-            check_finite("past_key_values", &k.values)?;
-            check_finite("past_key_values", &v.values)?;
             if len > 0 {
                 let rows = |array: &Array<f32>| swap_middle(&array.values, batch, heads.kv_heads, len, heads.head_dim);
                 model.device().write_all(cache.k, &rows(k))?;
@@ -239,8 +262,8 @@ fn shape_error<T>(what: &str, expected: String, found: &[usize]) -> Result<T> {
     Err(Error::InputShape { what: what.into(), expected, found: format!("{found:?}") })
 }
 
-fn check(model: &Model, inputs: &Inputs) -> Result<Checked> {
-    let text = &model.config.text;
+/// Checks everything that needs no weights; `cache` is the batch and the rows of the cache.
+fn check(text: &LlamaConfig, inputs: &Inputs, cache: Option<(usize, usize)>) -> Result<Checked> {
     let (h, vocab) = (text.hidden_size, text.vocab_size);
     let only_one = |reason: &str| Err(Error::Input { reason: reason.into() });
     let (batch, rows) = match (&inputs.input_ids, &inputs.inputs_embeds) {
@@ -254,7 +277,7 @@ fn check(model: &Model, inputs: &Inputs) -> Result<Checked> {
             [batch, rows] => (batch, rows),
             _ => return shape_error("input_ids", "[batch, rows]".into(), &ids.shape),
         },
-        (None, None) => (inputs.query_embeds.as_ref().expect("checked").shape[0], 0),
+        (None, None) => (inputs.query_embeds.as_ref().and_then(|q| q.shape.first().copied()).unwrap_or(0), 0),
     };
     let queries = match &inputs.query_embeds {
         None => 0,
@@ -279,26 +302,18 @@ fn check(model: &Model, inputs: &Inputs) -> Result<Checked> {
             }
         }
     }
-    let floats = [
-        ("inputs_embeds", &inputs.inputs_embeds),
-        ("query_embeds", &inputs.query_embeds),
-        ("vision_hidden_states", &inputs.vision_hidden_states),
-    ];
-    for (what, array) in floats {
+    for (what, array) in [("inputs_embeds", &inputs.inputs_embeds), ("query_embeds", &inputs.query_embeds)] {
         if let Some(array) = array {
             check_finite(what, &array.values)?;
         }
     }
-    let past = inputs.past_key_values.as_ref().map_or(0, PastKeyValues::len);
-    if let Some(cache) = &inputs.past_key_values {
-        let heads = model.decoder().heads();
-        if cache.batch != batch
-            || cache.caches.len() != model.decoder().layers.len()
-            || cache.width != heads.kv_heads * heads.head_dim
-        {
-            let expected = format!("a cache of this model and of batch {batch}");
-            return shape_error("past_key_values", expected, &[cache.batch, cache.caches.len(), cache.width]);
-        }
+    let past = cache.map_or(0, |(_, rows)| rows);
+    if let Some((cached, _)) = cache
+        && cached != batch
+    {
+        let expected = format!("a cache of batch {batch}");
+        let found = format!("one of batch {cached}");
+        return Err(Error::InputShape { what: "past_key_values".into(), expected, found });
     }
     if let Some(mask) = &inputs.attention_mask {
         if mask.shape != [batch, past + rows] {
@@ -335,51 +350,153 @@ fn check(model: &Model, inputs: &Inputs) -> Result<Checked> {
         }
     }
     if let Some(vision) = &inputs.vision_hidden_states {
-        let [images, vision_rows, width] = vision.shape[..] else {
-            let expected = format!("[images, rows, {}]", text.vision_hidden_size);
-            return shape_error("vision_hidden_states", expected, &vision.shape);
-        };
-        let repeat = inputs.repeat_time.unwrap_or(1);
-        if width != text.vision_hidden_size || vision_rows == 0 {
-            let expected = format!("[images, rows, {}]", text.vision_hidden_size);
-            return shape_error("vision_hidden_states", expected, &vision.shape);
-        }
-        if images * repeat != batch && images * repeat != 1 {
-            let expected = format!("one image, or {batch} = repeat_time {repeat} * images");
-            return shape_error("vision_hidden_states", expected, &vision.shape);
-        }
+        check_vision(text, vision)?;
+        check_images("vision_hidden_states", vision.shape[0], inputs.repeat_time, batch)?;
     }
     Ok(Checked { batch, rows, past, queries, positions, ids })
 }
 
+/// Vision rows [images, rows, vision_hidden_size] of finite numbers, for a model that looks at them.
+pub(crate) fn check_vision(text: &LlamaConfig, vision: &Array<f32>) -> Result<()> {
+    if !text.cross_attention {
+        let reason = "vision_hidden_states: this model has no cross-attention that could use them".into();
+        return Err(Error::Input { reason });
+    }
+    match vision.shape[..] {
+        [images, rows, width] if images > 0 && rows > 0 && width == text.vision_hidden_size => {
+            check_finite("vision_hidden_states", &vision.values)
+        }
+        _ => {
+            let expected = format!("[images, rows, {}]", text.vision_hidden_size);
+            shape_error("vision_hidden_states", expected, &vision.shape)
+        }
+    }
+}
+
+/// One image for all, or `batch` = `repeat_time` * images.
+pub(crate) fn check_images(what: &str, images: usize, repeat_time: Option<usize>, batch: usize) -> Result<()> {
+    let repeat = repeat_time.unwrap_or(1);
+    let rows = images.checked_mul(repeat);
+    if rows == Some(batch) || rows == Some(1) {
+        return Ok(());
+    }
+    let expected = format!("one image, or images * repeat_time {repeat} = batch {batch}");
+    Err(Error::InputShape { what: what.into(), expected, found: format!("{images} images") })
+}
+
+/// What `forward_train` takes, and no more.
+fn check_train(inputs: &Inputs, cached: bool, additive_mask: Option<&Array<f32>>) -> Result<()> {
+    for (given, name) in [
+        (cached || inputs.past_key_values.is_some(), "past_key_values"),
+        (inputs.attention_mask.is_some(), "attention_mask"),
+        (inputs.use_cache, "use_cache"),
+        (inputs.use_zero_attention_mask, "use_zero_attention_mask"),
+    ] {
+        if given {
+            return Err(Error::Input { reason: format!("forward_train takes an additive mask, and no {name}") });
+        }
+    }
+    match additive_mask.and_then(|mask| mask.values.iter().position(|m| m.is_nan())) {
+        Some(index) => Err(Error::NonFinite { what: "additive_mask".into(), index: index as u64 }),
+        None => Ok(()),
+    }
+}
+
+fn check_additive_mask(mask: &Array<f32>, batch: usize, rows: usize) -> Result<()> {
+    if mask.shape == [batch, 1, rows, rows] {
+        return Ok(());
+    }
+    shape_error("additive_mask", format!("[{batch}, 1, {rows}, {rows}]"), &mask.shape)
+}
+
+impl Inputs {
+    /// Checks the arguments of [`Model::forward`] without the weights. `cache` is the batch and the rows of the cache
+    /// that will be given, as [`PastKeyValues::check_arrays`] returns them.
+    ///
+    /// # Errors
+    /// Those of [`Model::forward`].
+    pub fn check(&self, config: &LlamaConfig, cache: Option<(usize, usize)>) -> Result<()> {
+        check(config, self, cache).map(|_| ())
+    }
+
+    /// As [`Inputs::check`], for [`Model::forward_train`].
+    pub fn check_train(&self, config: &LlamaConfig, additive_mask: Option<&Array<f32>>) -> Result<()> {
+        check_train(self, false, additive_mask)?;
+        let checked = check(config, self, None)?;
+        additive_mask.map_or(Ok(()), |mask| check_additive_mask(mask, checked.batch, checked.rows))
+    }
+}
+
 impl Model {
-    /// `forward`: causal, with an optional padding mask and cache.
+    /// `forward`: causal, with an optional padding mask and cache. Given `&mut inputs`, the cache stays there when the
+    /// call fails or does not ask for a new one, and is as it was; otherwise it moves to the outputs.
     ///
     /// # Errors
     /// `E_INPUT`, `E_INPUT_SHAPE`, `E_TOKEN`, `E_CONTEXT` and `E_NONFINITE` for arguments that are wrong, all before
     /// anything runs; the device's errors.
-    pub async fn forward(&self, inputs: Inputs) -> Result<Outputs> {
-        self.run_forward(inputs, None).await
+    pub async fn forward(&self, mut inputs: impl BorrowMut<Inputs>) -> Result<Outputs> {
+        self.run_forward(inputs.borrow_mut(), None).await
     }
 
     /// `forward_train`: without a cache; `additive_mask` is [B, 1, S, S] of any floats, added to the scores (the sum
     /// is clamped from below at the lowest finite f32), or none at all: then every row sees every key.
-    pub async fn forward_train(&self, inputs: Inputs, additive_mask: Option<&Array<f32>>) -> Result<Outputs> {
-        for (given, name) in [
-            (inputs.past_key_values.is_some(), "past_key_values"),
-            (inputs.attention_mask.is_some(), "attention_mask"),
-            (inputs.use_cache, "use_cache"),
-            (inputs.use_zero_attention_mask, "use_zero_attention_mask"),
-        ] {
-            if given {
-                return Err(Error::Input { reason: format!("forward_train takes an additive mask, and no {name}") });
-            }
-        }
-        self.run_forward(inputs, Some(additive_mask)).await
+    ///
+    /// # Errors
+    /// As [`Model::forward`]; `E_INPUT` for arguments that `forward_train` does not take.
+    pub async fn forward_train(
+        &self,
+        mut inputs: impl BorrowMut<Inputs>,
+        additive_mask: Option<&Array<f32>>,
+    ) -> Result<Outputs> {
+        check_train(inputs.borrow(), false, additive_mask)?;
+        self.run_forward(inputs.borrow_mut(), Some(additive_mask)).await
     }
 
-    async fn run_forward(&self, mut inputs: Inputs, train: Option<Option<&Array<f32>>>) -> Result<Outputs> {
-        let checked = check(self, &inputs)?;
+    async fn run_forward(&self, inputs: &mut Inputs, train: Option<Option<&Array<f32>>>) -> Result<Outputs> {
+        let given = inputs.past_key_values.as_ref();
+        if let Some(cache) = given
+            && cache.owner != owner(self)
+        {
+            let expected = "a cache that this model made".into();
+            let found = "one of another model".into();
+            return Err(Error::InputShape { what: "past_key_values".into(), expected, found });
+        }
+        let checked = check(&self.config.text, inputs, given.map(|cache| (cache.batch, cache.len)))?;
+        if let Some(Some(mask)) = train {
+            check_additive_mask(mask, checked.batch, checked.rows)?;
+        }
+        let past_len = checked.past;
+        let given = inputs.past_key_values.take();
+        let was_given = given.is_some();
+        let mut past = match given {
+            Some(past) => past,
+            None => PastKeyValues::empty(self, checked.batch, checked.rows, DType::F32)?,
+        };
+        let outputs = self.pass(inputs, checked, train, &mut past).await;
+        match outputs {
+            Ok(mut outputs) if inputs.use_cache => {
+                outputs.past_key_values = Some(past);
+                Ok(outputs)
+            }
+            // Rows behind `past.len` hold what nobody reads.
+            outputs => {
+                if was_given {
+                    past.len = past_len;
+                    inputs.past_key_values = Some(past);
+                }
+                outputs
+            }
+        }
+    }
+
+    /// The pass itself, with arguments that were checked.
+    async fn pass(
+        &self,
+        inputs: &Inputs,
+        checked: Checked,
+        train: Option<Option<&Array<f32>>>,
+        past: &mut PastKeyValues,
+    ) -> Result<Outputs> {
         let Checked { batch, rows, past: past_len, queries, .. } = checked;
         let keys_count = past_len + rows;
         let text = &self.config.text;
@@ -387,12 +504,6 @@ impl Model {
         let mask = match train {
             Some(None) => Mask::None,
             Some(Some(mask)) => {
-                if mask.shape != [batch, 1, rows, rows] {
-                    return shape_error("additive_mask", format!("[{batch}, 1, {rows}, {rows}]"), &mask.shape);
-                }
-                if let Some(index) = mask.values.iter().position(|m| m.is_nan()) {
-                    return Err(Error::NonFinite { what: "additive_mask".into(), index: index as u64 });
-                }
                 // Shaders may assume that there is no infinity.
                 let finite: Vec<f32> = mask.values.iter().map(|m| m.clamp(f32::MIN, f32::MAX)).collect();
                 Mask::Additive(pool.f32(&[batch, rows, rows], &finite)?)
@@ -417,10 +528,6 @@ impl Model {
             _ => None,
         };
 
-        let mut past = match inputs.past_key_values.take() {
-            Some(past) => past,
-            None => PastKeyValues::empty(self, batch, rows, DType::F32)?,
-        };
         past.reserve(self, keys_count)?;
         let slot = |b: usize, t: usize| (b * past.capacity + t) as u32;
         let table: Vec<u32> = (0..batch).flat_map(|b| (0..keys_count).map(move |t| slot(b, t))).collect();
@@ -528,9 +635,6 @@ impl Model {
         }
         // Reports what went wrong on the device, also where nothing else was asked for.
         device.read_u32(past.caches[0].k).await?;
-        if inputs.use_cache {
-            outputs.past_key_values = Some(past);
-        }
         Ok(outputs)
     }
 }

@@ -2,6 +2,7 @@
 //! buffers are made once; greedy search brings 4 bytes a sequence back, beams a few candidates.
 
 use crate::beams::{BeamOptions, BeamSearch, EarlyStopping};
+use crate::config::LlamaConfig;
 use crate::error::{Error, Result};
 use crate::executor::{Device, Plan, Pool, Reader};
 use crate::ops::Rows;
@@ -14,7 +15,7 @@ use crate::ops::log_softmax::log_softmax;
 use crate::ops::penalize::{Penalties, penalize};
 use crate::ops::reorder::reorder;
 use crate::ops::rope::KvCache;
-use crate::ops::sample::{Sampling, sample};
+use crate::ops::sample::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, sample};
 use crate::ops::top_k::{MAX_K, top_k};
 use crate::qllama::{CrossStates, Observed, Pass, Qllama};
 use crate::recording::Recording;
@@ -31,8 +32,8 @@ pub struct Prompt<'a> {
     /// The first rows that see each other both ways, whatever the mask says (`use_zero_attention_mask`).
     pub zero_queries: usize,
     pub cross: Option<&'a CrossStates>,
-    /// What `repetition_penalty` and `no_repeat_ngram_size` see before the generated ids: one BOS for a prompt of
-    /// embeddings, as Hugging Face's library has it.
+    /// What `repetition_penalty` and `no_repeat_ngram_size` see before the generated ids, [batch, any number]: one BOS
+    /// each for a prompt of embeddings, as Hugging Face's library has it, and the ids of a prompt of ids.
     pub history: &'a [u32],
 }
 
@@ -42,6 +43,7 @@ pub struct GenerateOptions {
     pub max_new_tokens: usize,
     pub min_new_tokens: usize,
     pub num_beams: usize,
+    /// At most `num_beams`; when sampling, sequences drawn for each prompt.
     pub num_return_sequences: usize,
     pub length_penalty: f32,
     pub early_stopping: EarlyStopping,
@@ -72,7 +74,12 @@ impl Default for GenerateOptions {
     }
 }
 
+/// Sequences that may be drawn for one prompt.
+const MAX_SEQUENCES: usize = 256;
+
 impl GenerateOptions {
+    /// Checks what does not depend on the model; see [`GenerateOptions::check_for`].
+    ///
     /// # Errors
     /// `E_INPUT` for a value out of range or a combination that is not supported.
     pub fn check(&self) -> Result<()> {
@@ -92,8 +99,15 @@ impl GenerateOptions {
         if (1 + self.eos_token_ids.len()).max(2) * self.num_beams > MAX_K && self.num_beams > 1 {
             return fail("too many end ids for so many beams: (1 + end ids) * num_beams must be at most 64");
         }
-        if self.num_return_sequences == 0 || (self.sampling.is_none() && self.num_return_sequences > self.num_beams) {
-            return fail("num_return_sequences must be from 1 to num_beams");
+        let most = if self.sampling.is_some() { MAX_SEQUENCES } else { self.num_beams };
+        if self.num_return_sequences == 0 || self.num_return_sequences > most {
+            let found = self.num_return_sequences;
+            return Err(Error::Input {
+                reason: format!(
+                    "num_return_sequences must be from 1 to {most}, found {found}: at most num_beams, or \
+                     {MAX_SEQUENCES} with do_sample"
+                ),
+            });
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
             return fail("repetition_penalty must be above 0");
@@ -102,14 +116,34 @@ impl GenerateOptions {
             return fail("length_penalty must be a finite number");
         }
         if let Some(s) = &self.sampling {
-            if !(s.temperature > 0.0 && s.temperature.is_finite()) {
-                return fail("temperature must be above 0");
+            if !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&s.temperature) {
+                return fail("temperature must be from 0.000001 to 1000000");
             }
             if !(s.top_p > 0.0 && s.top_p <= 1.0) {
                 return fail("top_p must be above 0 and at most 1");
             }
         }
         Ok(())
+    }
+
+    /// What depends on the model: end ids within its vocabulary, and positions within its limit for a prompt of
+    /// `rows` rows that may be seen.
+    ///
+    /// # Errors
+    /// `E_TOKEN`, `E_CONTEXT`.
+    pub fn check_for(&self, config: &LlamaConfig, rows: usize) -> Result<()> {
+        let (vocab, max) = (config.vocab_size, config.max_position_embeddings);
+        if let Some(index) = self.eos_token_ids.iter().position(|&id| id as usize >= vocab) {
+            return Err(Error::Token { index, id: self.eos_token_ids[index].into(), vocab });
+        }
+        // The last new token is never fed back.
+        let need = rows.saturating_add(self.max_new_tokens) - 1;
+        if need > max { Err(Error::Context { need, max }) } else { Ok(()) }
+    }
+
+    /// Sequences that run side by side for each prompt.
+    fn copies(&self) -> usize {
+        if self.sampling.is_some() { self.num_return_sequences } else { self.num_beams }
     }
 
     fn penalised(&self) -> bool {
@@ -126,7 +160,8 @@ pub struct Generated {
     pub score: f32,
 }
 
-/// Generates from a prompt. `on_token` is told of each token of greedy search and sampling as `Some((row, id))`, and
+/// Generates from a prompt. `on_token` is told of each token of greedy search and sampling as `Some((row, id))`, the
+/// sequences drawn for one prompt being rows beside each other, and
 /// of each step of beam search as `None`; when it returns false, generation ends with [`Error::Aborted`].
 /// Returns `num_return_sequences` sequences for each row of the prompt, best first.
 ///
@@ -189,16 +224,13 @@ struct State {
 
 impl<'a> Session<'a> {
     fn new(model: &'a Qllama, device: &Device, prompt: &Prompt, options: &'a GenerateOptions) -> Result<Session<'a>> {
-        let (batch, prompt_rows, beams) = (prompt.batch, prompt.rows, options.num_beams);
+        let (batch, prompt_rows, beams) = (prompt.batch, prompt.rows, options.copies());
         let rows = batch * beams;
         let new = options.max_new_tokens;
         let capacity = prompt_rows + new;
         let kept: Vec<usize> =
             prompt.attention_mask.chunks(prompt_rows).map(|m| m.iter().sum::<u32>() as usize).collect();
-        let need = kept.iter().max().copied().unwrap_or(0) + new - 1;
-        if need > model.config.max_position_embeddings {
-            return Err(Error::Context { need, max: model.config.max_position_embeddings });
-        }
+        options.check_for(&model.config, kept.iter().max().copied().unwrap_or(0))?;
 
         let mut pool = device.pool();
         let heads = model.heads();
@@ -219,7 +251,7 @@ impl<'a> Session<'a> {
             .collect();
         let slots: Vec<u32> = (0..rows).map(|row| own(row, prompt_rows)).collect();
         let positions: Vec<u32> = (0..rows).map(|row| kept[row / beams] as u32).collect();
-        let history_rows = prompt.history.len() + new;
+        let history_rows = prompt.history.len() / batch + new;
         let state = State {
             rows,
             tokens: pool.alloc(DType::U32, &[rows])?,
@@ -281,7 +313,7 @@ impl<'a> Session<'a> {
         let prefill = Step { plan: device.prepare(&r)?, chosen };
 
         let mut r = Recording::new();
-        if beams > 1 {
+        if options.num_beams > 1 {
             reorder(&mut r, state.table, state.parents, state.past, prompt_rows, beams);
         }
         let x = r.scratch_f32(&[rows, model.config.hidden_size]);
@@ -318,9 +350,10 @@ impl<'a> Session<'a> {
 
     /// Greedy search and sampling.
     async fn single(&mut self, on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool) -> Result<Vec<Vec<Generated>>> {
-        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); self.batch];
-        let mut open = vec![true; self.batch];
-        let mut chosen = vec![0u32; self.batch];
+        let rows = self.state.rows;
+        let mut ids: Vec<Vec<u32>> = vec![Vec::new(); rows];
+        let mut open = vec![true; rows];
+        let mut chosen = vec![0u32; rows];
         for step in 0..self.options.max_new_tokens {
             self.tell_history(|row| &ids[row])?;
             self.run(step, &mut chosen).await?;
@@ -345,9 +378,10 @@ impl<'a> Session<'a> {
             if let Some(end) = ids.iter().position(|id| self.options.eos_token_ids.contains(id)) {
                 ids.truncate(end + 1);
             }
-            vec![Generated { ids, score: 0.0 }]
+            Generated { ids, score: 0.0 }
         };
-        Ok(ids.into_iter().map(cut).collect())
+        let all: Vec<Generated> = ids.into_iter().map(cut).collect();
+        Ok(all.chunks(rows / self.batch).map(<[_]>::to_vec).collect())
     }
 
     async fn beams(&mut self, on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool) -> Result<Vec<Vec<Generated>>> {
@@ -411,15 +445,16 @@ impl<'a> Session<'a> {
         }
         let width = self.state.history.width();
         let mut history = vec![0; self.state.rows * width];
+        let (before, copies) = (self.history.len() / self.batch, self.state.rows / self.batch);
         let mut length = 0;
         for (row, out) in history.chunks_mut(width).enumerate() {
             let generated = ids(row);
-            length = self.history.len() + generated.len();
-            out[..self.history.len()].copy_from_slice(&self.history);
-            out[self.history.len()..length].copy_from_slice(generated);
+            length = before + generated.len();
+            out[..before].copy_from_slice(&self.history[row / copies * before..][..before]);
+            out[before..length].copy_from_slice(generated);
         }
         self.device.write_all(self.state.history, &history)?;
-        self.device.write_all(self.state.lengths, &[length as u32, self.history.len() as u32])
+        self.device.write_all(self.state.lengths, &[length as u32, before as u32])
     }
 }
 

@@ -2,11 +2,10 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::clip::{AttentionPool, ItmHead};
-use crate::config::Config;
+use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Pool};
 use crate::forward::Array;
-use crate::generate::{GenerateOptions, Generated, Prompt, generate};
 use crate::gguf::Gguf;
 use crate::image::Preprocessor;
 use crate::matrix::Matrix;
@@ -47,6 +46,27 @@ pub struct PixelValues {
     pub height: usize,
     pub width: usize,
     pub values: Vec<f32>,
+}
+
+impl PixelValues {
+    /// # Errors
+    /// `E_INPUT_SHAPE` for a size that patches do not divide, `E_NONFINITE`.
+    pub fn check(&self, config: &VisionConfig) -> Result<()> {
+        let patch = config.patch_size;
+        let whole = |n: usize| n >= patch && n.is_multiple_of(patch);
+        if self.batch == 0
+            || !whole(self.height)
+            || !whole(self.width)
+            || self.values.len() != self.batch * 3 * self.height * self.width
+        {
+            return Err(Error::InputShape {
+                what: "pixel_values".into(),
+                expected: format!("[pictures, 3, height, width] with sides that are multiples of {patch}"),
+                found: format!("[{}, 3, {}, {}]", self.batch, self.height, self.width),
+            });
+        }
+        check_finite("pixel_values", &self.values)
+    }
 }
 
 /// InternViT's rows of some pictures, on the device.
@@ -90,6 +110,79 @@ struct Heads {
     text_projection: Option<Matrix>,
     itm: Option<ItmHead>,
     logit_scale: f32,
+}
+
+/// A checkpoint whose files were opened and whose small ones were read, before any weight was: what pictures, texts
+/// and options can be checked against before minutes are spent on loading.
+pub struct Opened {
+    pub config: Config,
+    pub preprocessor: Preprocessor,
+    checkpoint: Checkpoint,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Opened {
+    /// # Errors
+    /// The files'; see [`Error`].
+    pub async fn open(source: Box<dyn Source>) -> Result<Opened> {
+        let checkpoint = Checkpoint::open(source).await?;
+        let config = checkpoint.config.clone();
+        let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
+            None => None,
+        };
+        let preprocessor = match checkpoint.read_small("preprocessor_config.json", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Preprocessor::from_bytes("preprocessor_config.json", &bytes)?,
+            None => Preprocessor::new(config.vision.as_ref().map_or(224, |v| v.image_size as u32))?,
+        };
+        Ok(Opened { config, preprocessor, checkpoint, tokenizer })
+    }
+
+    /// Opens the file `name` of a source, a GGUF file of the LLaMA family.
+    ///
+    /// # Errors
+    /// Those of [`Gguf::open`].
+    pub async fn open_gguf(source: Box<dyn Source>, name: &str) -> Result<Opened> {
+        let Gguf { checkpoint, tokenizer } = Gguf::open(source, name).await?;
+        // Pictures mean nothing to such a model.
+        let preprocessor = Preprocessor::new(224)?;
+        Ok(Opened { config: checkpoint.config.clone(), preprocessor, checkpoint, tokenizer })
+    }
+
+    /// # Errors
+    /// `E_IO` when the checkpoint has no `tokenizer.model`.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
+    }
+
+    /// Brings the weights to a device. Names, shapes and types are checked before the first is read.
+    ///
+    /// # Errors
+    /// The files' and the device's; see [`Error`].
+    pub async fn load(self, device: &Device, on_progress: &mut dyn FnMut(Progress)) -> Result<Model> {
+        let Opened { config, preprocessor, checkpoint, tokenizer } = self;
+        let info = device.info();
+        let plan = plan(&checkpoint, &config, info.max_binding_bytes).await?;
+        if plan.largest_buffer > info.max_buffer_bytes {
+            let name = "maxBufferSize".into();
+            return Err(Error::Limit { name, need: plan.largest_buffer, have: info.max_buffer_bytes });
+        }
+        let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
+        let mut progress = Progress { bytes: 0, total };
+        let mut pool = device.pool();
+        let on_bytes: OnBytes = &mut |bytes| {
+            progress.bytes += bytes;
+            on_progress(progress);
+        };
+        let mut loader = Loader::load(&checkpoint, config.quantization.as_ref(), &mut pool, on_bytes);
+        let parts = Parts::load(&mut loader, &config, &mut |_, _| {}).await?;
+        Ok(Model { config, preprocessor, device: device.clone(), checkpoint, tokenizer, parts, _pool: pool })
+    }
+}
+
+fn no_tokenizer() -> Error {
+    let reason = "not in the checkpoint's folder, and texts need it".into();
+    Error::Io { file: "tokenizer.model".into(), reason }
 }
 
 /// A loaded checkpoint.
@@ -197,7 +290,7 @@ pub async fn plan(checkpoint: &Checkpoint, config: &Config, max_binding_bytes: u
 }
 
 impl Model {
-    /// Loads a checkpoint. Everything is checked before the first weight is read.
+    /// Loads a checkpoint. Everything is checked before the first weight is read. [`Opened`] does it in two steps.
     ///
     /// # Errors
     /// The files' and the device's; see [`Error`].
@@ -206,16 +299,7 @@ impl Model {
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
-        let checkpoint = Checkpoint::open(source).await?;
-        let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
-            Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
-            None => None,
-        };
-        let preprocessor = match checkpoint.read_small("preprocessor_config.json", SMALL_FILE_BYTES).await? {
-            Some(bytes) => Preprocessor::from_bytes("preprocessor_config.json", &bytes)?,
-            None => Preprocessor::new(checkpoint.config.vision.as_ref().map_or(224, |v| v.image_size as u32))?,
-        };
-        Model::load_parts(checkpoint, tokenizer, preprocessor, device, on_progress).await
+        Opened::open(source).await?.load(device, on_progress).await
     }
 
     /// Loads a GGUF file of the LLaMA family, the file `name` of `source`: a decoder and its tokenizer, no vision.
@@ -228,29 +312,7 @@ impl Model {
         device: &Device,
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
-        let Gguf { checkpoint, tokenizer } = Gguf::open(source, name).await?;
-        Model::load_parts(checkpoint, tokenizer, Preprocessor::new(224)?, device, on_progress).await
-    }
-
-    async fn load_parts(
-        checkpoint: Checkpoint,
-        tokenizer: Option<Tokenizer>,
-        preprocessor: Preprocessor,
-        device: &Device,
-        on_progress: &mut dyn FnMut(Progress),
-    ) -> Result<Model> {
-        let config = checkpoint.config.clone();
-        let plan = plan(&checkpoint, &config, device.info().max_binding_bytes).await?;
-        let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
-        let mut progress = Progress { bytes: 0, total };
-        let mut pool = device.pool();
-        let on_bytes: OnBytes = &mut |bytes| {
-            progress.bytes += bytes;
-            on_progress(progress);
-        };
-        let mut loader = Loader::load(&checkpoint, config.quantization.as_ref(), &mut pool, on_bytes);
-        let parts = Parts::load(&mut loader, &config, &mut |_, _| {}).await?;
-        Ok(Model { config, preprocessor, device: device.clone(), checkpoint, tokenizer, parts, _pool: pool })
+        Opened::open_gguf(source, name).await?.load(device, on_progress).await
     }
 
     pub fn device(&self) -> &Device {
@@ -274,10 +336,7 @@ impl Model {
     /// # Errors
     /// `E_IO` when the checkpoint has no `tokenizer.model`.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| Error::Io {
-            file: "tokenizer.model".into(),
-            reason: "not in the checkpoint's folder, and texts need it".into(),
-        })
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
     /// InternViT over some pictures of one size.
@@ -305,20 +364,7 @@ impl Model {
     /// Runs InternViT and keeps its last states, or all of them, in `pool`.
     fn run_vision(&self, pixels: &PixelValues, pool: &mut Pool, keep_all: bool) -> Result<Vec<Tensor>> {
         let vit = self.part(&self.parts.vision, "InternViT (vision_model)")?;
-        let patch = vit.config.patch_size;
-        let whole = |n: usize| n >= patch && n.is_multiple_of(patch);
-        if pixels.batch == 0
-            || !whole(pixels.height)
-            || !whole(pixels.width)
-            || pixels.values.len() != pixels.batch * 3 * pixels.height * pixels.width
-        {
-            return Err(Error::InputShape {
-                what: "pixel_values".into(),
-                expected: format!("[pictures, 3, height, width] with sides that are multiples of {patch}"),
-                found: format!("[{}, 3, {}, {}]", pixels.batch, pixels.height, pixels.width),
-            });
-        }
-        check_finite("pixel_values", &pixels.values)?;
+        pixels.check(&vit.config)?;
         let mut work = self.device.pool();
         let input = work.f32(&[pixels.batch, 3, pixels.height, pixels.width], &pixels.values)?;
         let mut r = Recording::new();
@@ -366,66 +412,6 @@ impl Model {
         self.parts.cross.record(&mut r, vision.states, &states);
         self.device.play(&r)?;
         Ok(Crossed { _pool: pool, states })
-    }
-
-    /// Generates from the query tokens (where there are pictures) followed by a prompt's ids: one prompt for all
-    /// pictures, or one a picture; shorter ones are padded on the left. See [`generate`] for `on_token` and errors.
-    pub async fn generate(
-        &self,
-        crossed: Option<&Crossed>,
-        prompts: &[&[u32]],
-        options: &GenerateOptions,
-        on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
-    ) -> Result<Vec<Vec<Generated>>> {
-        options.check()?;
-        let text = &self.config.text;
-        let batch = crossed.map_or(prompts.len(), |c| c.states.images);
-        if batch == 0 || (prompts.len() != 1 && prompts.len() != batch) {
-            return Err(Error::InputShape {
-                what: "prompts".into(),
-                expected: format!("one prompt, or one for each of {batch} picture(s)"),
-                found: format!("{} prompts", prompts.len()),
-            });
-        }
-        for prompt in prompts {
-            self.check_ids(prompt)?;
-        }
-        let queries = if crossed.is_some() { text.num_query_token } else { 0 };
-        let length = prompts.iter().map(|p| p.len()).max().unwrap_or(0);
-        let rows = queries + length;
-        if rows == 0 {
-            return Err(Error::Input { reason: "the prompt is empty".into() });
-        }
-        let mut ids = vec![text.pad_token_id; batch * length];
-        let mut mask = vec![1; batch * rows];
-        for b in 0..batch {
-            let prompt = prompts[b % prompts.len()];
-            let padding = length - prompt.len();
-            ids[b * length + padding..][..prompt.len()].copy_from_slice(prompt);
-            mask[b * rows + queries..][..padding].fill(0);
-        }
-        let mut pool = self.device.pool();
-        let embeddings = pool.alloc(DType::F32, &[batch * rows, text.hidden_size])?;
-        let mut r = Recording::new();
-        if queries > 0 {
-            self.record_queries(&mut r, embeddings, batch, rows)?;
-        }
-        if length > 0 {
-            let ids = pool.u32(&[ids.len()], &ids)?;
-            let to = Rows { batch, rows: length, stride: rows, first: queries };
-            embed(&mut r, &self.parts.decoder.embed_tokens, ids, embeddings, to);
-        }
-        self.device.play(&r)?;
-        let prompt = Prompt {
-            embeddings,
-            batch,
-            rows,
-            attention_mask: &mask,
-            zero_queries: queries,
-            cross: crossed.map(|c| &c.states),
-            history: if crossed.is_some() { &[text.bos_token_id] } else { prompts[0] },
-        };
-        generate(&self.parts.decoder, &self.device, &prompt, options, on_token).await
     }
 
     /// Image embeddings, not normalised: [images, clip_embed_dim].
@@ -541,7 +527,7 @@ impl Model {
     }
 
     /// The learned query tokens, into the first rows of each sequence of `x`.
-    fn record_queries(&self, r: &mut Recording, x: Tensor, batch: usize, stride: usize) -> Result<()> {
+    pub(crate) fn record_queries(&self, r: &mut Recording, x: Tensor, batch: usize, stride: usize) -> Result<()> {
         let tokens = *self.part(&self.parts.query_tokens, "query_tokens")?;
         let to = Rows { batch, rows: self.config.text.num_query_token, stride, first: 0 };
         copy_rows(r, tokens, Rows::all(tokens), x, to);

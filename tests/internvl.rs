@@ -8,6 +8,7 @@ use qllama::Device;
 use qllama::forward::Array;
 use qllama::generate::GenerateOptions;
 use qllama::model::{Mode, Model, PixelValues};
+use qllama::prompt::PromptInputs;
 
 const LIMIT: f64 = 1e-8;
 
@@ -54,13 +55,14 @@ async fn check(device: &Device) {
     near("itm.logits", &[vision.images, texts, 2], model.itm(&each, &ids, texts).await.unwrap());
 
     let prompts = e.i64("generate.input_ids");
-    let prompt_ids: Vec<u32> = prompts.values.iter().map(|&id| id as u32).collect();
-    let each_prompt: Vec<&[u32]> = prompt_ids.chunks(prompts.shape[1]).collect();
+    let inputs = PromptInputs { crossed: Some(&crossed), input_ids: Some(prompts.clone()), ..Default::default() };
+    let of_pixels = PromptInputs { pixel_values: Some(input), input_ids: Some(prompts), ..Default::default() };
     for (key, max_new_tokens, num_beams, min_new_tokens) in
         [("generate.greedy", 10, 1, 0), ("generate.beam5_min8", 14, 5, 8)]
     {
         let options = GenerateOptions { max_new_tokens, num_beams, min_new_tokens, ..Default::default() };
-        let found = model.generate(Some(&crossed), &each_prompt, &options, &mut |_| true).await.unwrap();
+        let found = model.generate_from(&inputs, &options, &mut |_| true).await.unwrap();
+        assert_eq!(found, model.generate_from(&of_pixels, &options, &mut |_| true).await.unwrap(), "{key}");
         let expected = e.i64(key);
         for (found, expected) in found.iter().zip(expected.values.chunks(expected.shape[1])) {
             let mut ids = vec![1i64];

@@ -6,8 +6,9 @@ use common::{Expected, close, gpu, load};
 use pollster::block_on;
 use qllama::beams::EarlyStopping;
 use qllama::forward::{Array, Inputs, Outputs};
-use qllama::generate::{GenerateOptions, Prompt, generate};
+use qllama::generate::GenerateOptions;
 use qllama::model::Model;
+use qllama::prompt::PromptInputs;
 use qllama::{Device, Result};
 
 /// Query embeddings and ids in front of everything else.
@@ -252,27 +253,15 @@ fn check_generation(e: &Expected, model: &Model, folder: &str, repeat_time: usiz
 }
 
 fn generated(e: &Expected, model: &Model, options: &GenerateOptions, repeat_time: usize) -> Vec<Vec<u32>> {
-    let (queries, ids) = (e.f32("query_embeds"), e.i64("input_ids"));
-    let (batch, n, text) = (queries.shape[0], queries.shape[1], ids.shape[1]);
-    let embeddings =
-        Inputs { query_embeds: Some(queries), input_ids: Some(ids), output_hidden_states: true, ..Default::default() };
-    let embeddings = forward(model, embeddings).unwrap().hidden_states.swap_remove(0);
-    let vision = e.f32("vision_hidden_states");
-    let vision = model.vision_from(vision.shape[0], vision.shape[1], &vision.values).unwrap();
-    assert!(repeat_time == 1 || vision.images * repeat_time == batch);
-    let crossed = model.cross_states(&vision).unwrap();
-    let mut pool = model.device().pool();
-    let mask: Vec<u32> = e.i64("attention_mask").values.iter().map(|&m| m as u32).collect();
-    let prompt = Prompt {
-        embeddings: pool.f32(&[batch * (n + text), embeddings.shape[2]], &embeddings.values).unwrap(),
-        batch,
-        rows: n + text,
-        attention_mask: &mask,
-        zero_queries: n,
-        cross: Some(&crossed.states),
-        history: &[1],
+    let inputs = PromptInputs {
+        query_embeds: Some(e.f32("query_embeds")),
+        input_ids: Some(e.i64("input_ids")),
+        attention_mask: Some(e.i64("attention_mask")),
+        vision_hidden_states: Some(e.f32("vision_hidden_states")),
+        repeat_time: Some(repeat_time),
+        ..Default::default()
     };
-    let all = block_on(generate(model.decoder(), model.device(), &prompt, options, &mut |_| true)).unwrap();
+    let all = block_on(model.generate_from(&inputs, options, &mut |_| true)).unwrap();
     all.into_iter().flatten().map(|g| g.ids).collect()
 }
 

@@ -11,14 +11,14 @@ use qllama::{Device, Result};
 
 use crate::BenchArgs;
 use crate::cli::info::size;
-use crate::cli::load;
+use crate::cli::{load, open};
 
 /// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
 const ROOF_BYTES: usize = 96 << 20;
 const ROOF_ROUNDS: u32 = 4096;
 
 pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
-    let model = load(&args.common).await?;
+    let model = load(&args.common, open(&args.common).await?).await?;
     let loaded = started.elapsed().as_secs_f64();
     let text = &model.config.text;
     let options = GenerateOptions {

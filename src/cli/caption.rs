@@ -7,22 +7,26 @@ use qllama::generate::GenerateOptions;
 use qllama::model::Model;
 
 use crate::CaptionArgs;
-use crate::cli::{base_name, load, picture};
+use crate::cli::{Pictures, load, open};
 
 pub async fn run(args: CaptionArgs) -> Result<()> {
-    let model = load(&args.common).await?;
-    let options = GenerateOptions {
+    let mut options = GenerateOptions {
         num_beams: args.num_beams,
         max_new_tokens: args.max_new_tokens,
         min_new_tokens: args.min_new_tokens,
-        eos_token_ids: model.config.text.eos_token_ids.clone(),
         ..Default::default()
     };
     options.check()?;
-    let prompt = model.tokenizer()?.encode_prompt(&args.prompt);
-    for path in &args.images {
-        let name = base_name(path);
-        let pixels = picture(&model, path, args.ignore_orientation)?;
+    let opened = open(&args.common).await?;
+    let text = &opened.config.text;
+    options.eos_token_ids = text.eos_token_ids.clone();
+    options.check()?;
+    let prompt = opened.tokenizer()?.encode_prompt(&args.prompt);
+    options.check_for(text, text.num_query_token + prompt.len())?;
+    let pictures = Pictures::open(&opened, &args.images, args.ignore_orientation)?;
+    let model = load(&args.common, opened).await?;
+    for picture in pictures.iter() {
+        let (name, pixels) = picture?;
         let vision = model.vision(&pixels).await?;
         let crossed = model.cross_states(&vision)?;
         drop(vision);

@@ -4,22 +4,25 @@ use qllama::Result;
 use qllama::model::{Crossed, Mode};
 use qllama::text::SUMMARIZE;
 
-use crate::cli::{base_name, load, picture};
+use crate::cli::{Pictures, load, open};
 use crate::{MatchArgs, MatchMode};
 
 pub async fn run(args: MatchArgs) -> Result<()> {
-    let model = load(&args.common).await?;
-    let tokenizer = model.tokenizer()?;
+    let opened = open(&args.common).await?;
+    let tokenizer = opened.tokenizer()?;
     let prefix = if let MatchMode::Itm = args.mode { "" } else { SUMMARIZE };
     let ids: Vec<u32> = args.texts.iter().flat_map(|t| tokenizer.encode_text(&format!("{prefix}{t}"))).collect();
     let count = args.texts.len();
+    let pictures = Pictures::open(&opened, &args.images, args.ignore_orientation)?;
+    let model = load(&args.common, opened).await?;
     let texts = match args.mode {
         MatchMode::Itm => Vec::new(),
         _ => model.embed_text(&ids, count).await?,
     };
     let mut rows = Vec::new();
-    for path in &args.images {
-        let vision = model.vision(&picture(&model, path, args.ignore_orientation)?).await?;
+    for picture in pictures.iter() {
+        let (name, pixels) = picture?;
+        let vision = model.vision(&pixels).await?;
         let probabilities = match args.mode {
             MatchMode::Itm => {
                 let crossed: [Crossed; 1] = [model.cross_states(&vision)?];
@@ -35,10 +38,9 @@ pub async fn run(args: MatchArgs) -> Result<()> {
             }
         };
         if args.common.json {
-            let name = base_name(path);
             println!("{}", serde_json::json!({ "image": name, "texts": args.texts, "probabilities": probabilities }));
         }
-        rows.push((base_name(path), probabilities));
+        rows.push((name, probabilities));
     }
     if !args.common.json {
         print_table(&args.texts, &rows);

@@ -1,11 +1,14 @@
 //! `qllama embed`.
 
-use qllama::checkpoint::{NamedTensor, read_tensors, write_tensors};
-use qllama::model::{Mode, Model, PixelValues};
+use std::path::Path;
+
+use qllama::checkpoint::{NamedTensor, write_tensors};
+use qllama::model::{Mode, Model, Opened, PixelValues};
 use qllama::text::SUMMARIZE;
 use qllama::{Error, Result};
 
-use crate::cli::{base_name, load, picture, reason};
+use crate::cli::tensors::{TensorFile, check_outputs};
+use crate::cli::{Pictures, load, open};
 use crate::{EmbedArgs, MatchMode};
 
 /// Text ids [texts, rows].
@@ -18,11 +21,13 @@ pub async fn run(args: EmbedArgs) -> Result<()> {
     if args.inputs.is_none() && args.images.is_empty() && args.texts.is_empty() {
         return Err(Error::Input { reason: "give --image, --text or --inputs: there is nothing to embed".into() });
     }
-    let model = load(&args.common).await?;
+    check_outputs(&args.outputs)?;
+    let opened = open(&args.common).await?;
     let (pixels, texts) = match &args.inputs {
-        Some(_) => from_tensors(&args, &model)?,
-        None => from_files(&args, &model)?,
+        Some(path) => from_tensors(path, &opened)?,
+        None => from_files(&args, &opened)?,
     };
+    let model = load(&args.common, opened).await?;
     let mut out = Vec::new();
     if args.inputs.is_none() {
         if let Some(p) = &pixels {
@@ -37,10 +42,10 @@ pub async fn run(args: EmbedArgs) -> Result<()> {
     write_tensors(&args.outputs, &out)
 }
 
-fn from_files(args: &EmbedArgs, model: &Model) -> Result<(Option<PixelValues>, Option<Texts>)> {
+fn from_files(args: &EmbedArgs, opened: &Opened) -> Result<(Option<PixelValues>, Option<Texts>)> {
     let mut pixels: Option<PixelValues> = None;
-    for path in &args.images {
-        let one = picture(model, path, args.ignore_orientation)?;
+    for picture in Pictures::open(opened, &args.images, args.ignore_orientation)?.iter() {
+        let (_, one) = picture?;
         match &mut pixels {
             None => pixels = Some(one),
             Some(all) => {
@@ -51,49 +56,46 @@ fn from_files(args: &EmbedArgs, model: &Model) -> Result<(Option<PixelValues>, O
     }
     let mut texts = None;
     if !args.texts.is_empty() {
-        let tokenizer = model.tokenizer()?;
+        let tokenizer = opened.tokenizer()?;
         let encode = |t: &String| tokenizer.encode_text(&format!("{SUMMARIZE}{t}"));
         texts = Some(Texts { count: args.texts.len(), ids: args.texts.iter().flat_map(encode).collect() });
     }
     Ok((pixels, texts))
 }
 
-fn from_tensors(args: &EmbedArgs, model: &Model) -> Result<(Option<PixelValues>, Option<Texts>)> {
-    let path = args.inputs.as_ref().expect("called with --inputs");
-    let name = base_name(path);
-    let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
-    let tensors = read_tensors(&name, &bytes)?;
-    let find = |wanted: &str| tensors.get(wanted);
-    let pixels = match find("pixel_values") {
+fn from_tensors(path: &Path, opened: &Opened) -> Result<(Option<PixelValues>, Option<Texts>)> {
+    let mut file = TensorFile::read(path)?;
+    let pixels = file.pixel_values()?;
+    if let (Some(pixels), Some(vision)) = (&pixels, &opened.config.vision) {
+        pixels.check(vision)?;
+    }
+    let texts = match file.ids("text_ids")? {
         None => None,
-        Some(t) => {
-            let [batch, 3, height, width] = t.shape[..] else {
-                return Err(shape_error("pixel_values", "[pictures, 3, height, width]", &t.shape));
+        Some(array) => {
+            let (count, rows) = match array.shape[..] {
+                [count, rows] if count > 0 && rows > 0 => (count, rows),
+                _ => {
+                    let expected = "[texts, rows] with at least one of each".into();
+                    let found = format!("{:?}", array.shape);
+                    return Err(Error::InputShape { what: "text_ids".into(), expected, found });
+                }
             };
-            Some(PixelValues { batch, height, width, values: t.to_f32()? })
-        }
-    };
-    let texts = match find("text_ids") {
-        None => None,
-        Some(t) => {
-            let [count, _] = t.shape[..] else { return Err(shape_error("text_ids", "[texts, rows]", &t.shape)) };
-            let vocab = model.config.text.vocab_size;
+            let text = &opened.config.text;
+            let (vocab, max) = (text.vocab_size, text.max_position_embeddings);
+            if rows > max {
+                return Err(Error::Context { need: rows, max });
+            }
             let id = |(index, id): (usize, i64)| {
                 u32::try_from(id).ok().filter(|&id| (id as usize) < vocab).ok_or(Error::Token { index, id, vocab })
             };
-            Some(Texts { count, ids: t.to_i64()?.into_iter().enumerate().map(id).collect::<Result<_>>()? })
+            Some(Texts { count, ids: array.values.into_iter().enumerate().map(id).collect::<Result<_>>()? })
         }
     };
     if pixels.is_none() && texts.is_none() {
-        return Err(Error::Input {
-            reason: format!("{name}: expected a tensor `pixel_values` or `text_ids`, found neither"),
-        });
+        return Err(file.lacks("pixel_values", "no text_ids: one of them is needed"));
     }
+    file.note_unused();
     Ok((pixels, texts))
-}
-
-fn shape_error(what: &str, expected: &str, found: &[usize]) -> Error {
-    Error::InputShape { what: what.into(), expected: expected.into(), found: format!("{found:?}") }
 }
 
 async fn embed(

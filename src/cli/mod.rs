@@ -5,17 +5,21 @@ pub mod caption;
 pub mod compare;
 pub mod device;
 pub mod embed;
+pub mod forward;
+pub mod generate;
 pub mod info;
 pub mod quantize;
+pub mod tensors;
 pub mod tokenize;
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use qllama::checkpoint::Checkpoint;
 use qllama::gguf::Gguf;
-use qllama::model::{Model, PixelValues, Progress};
+use qllama::image::Preprocessor;
+use qllama::model::{Model, Opened, PixelValues, Progress};
 use qllama::source::{Folder, Source};
 use qllama::{Error, Result};
 
@@ -58,19 +62,24 @@ pub async fn checkpoint(common: &Common) -> Result<Checkpoint> {
     }
 }
 
-/// Opens the device and loads the model, with a progress bar on a terminal.
-pub async fn load(common: &Common) -> Result<Model> {
-    let files = files(common)?;
+/// Reads everything of a checkpoint but the weights.
+pub async fn open(common: &Common) -> Result<Opened> {
+    match files(common)? {
+        Files::Folder(source) => Opened::open(source).await,
+        Files::Gguf(source, name) => Opened::open_gguf(source, &name).await,
+    }
+}
+
+/// Opens the device and brings the weights to it, with a progress bar on a terminal.
+pub async fn load(common: &Common, opened: Opened) -> Result<Model> {
     let device = device::open(common).await?;
     let bar = progress_bar("loading");
-    let mut on_progress = |Progress { bytes, total }| {
-        bar.set_length(total);
-        bar.set_position(bytes);
-    };
-    let model = match files {
-        Files::Folder(source) => Model::load(source, &device, &mut on_progress).await,
-        Files::Gguf(source, name) => Model::load_gguf(source, &name, &device, &mut on_progress).await,
-    };
+    let model = opened
+        .load(&device, &mut |Progress { bytes, total }| {
+            bar.set_length(total);
+            bar.set_position(bytes);
+        })
+        .await;
     bar.finish_and_clear();
     model
 }
@@ -84,14 +93,52 @@ pub fn progress_bar(what: &'static str) -> ProgressBar {
     ProgressBar::new(0).with_message(what).with_style(style.expect("the template is right"))
 }
 
-/// Reads, turns and prepares one picture.
-pub fn picture(model: &Model, path: &Path, ignore_orientation: bool) -> Result<PixelValues> {
-    let name = base_name(path);
-    let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
-    let image = qllama::image::decode(&name, &bytes, !ignore_orientation)?;
-    let values = model.preprocessor.pixel_values(&image);
-    let side = model.preprocessor.size() as usize;
-    Ok(PixelValues { batch: 1, height: side, width: side, values })
+/// Pictures that were all read once before the weights, so that a broken one is told of at once.
+pub struct Pictures {
+    paths: Vec<PathBuf>,
+    ignore_orientation: bool,
+    preprocessor: Preprocessor,
+    /// The first of them, made ready; the others are read again when it is their turn.
+    first: Vec<PixelValues>,
+}
+
+/// Prepared pictures that are kept.
+const KEPT_PICTURES: usize = 64;
+
+impl Pictures {
+    pub fn open(opened: &Opened, paths: &[PathBuf], ignore_orientation: bool) -> Result<Pictures> {
+        if opened.config.vision.is_none() && !paths.is_empty() {
+            let reason = "this checkpoint has no InternViT (vision_model), which pictures need".into();
+            return Err(Error::State { reason });
+        }
+        let preprocessor = opened.preprocessor;
+        let mut pictures = Pictures { paths: paths.to_vec(), ignore_orientation, preprocessor, first: Vec::new() };
+        for path in paths {
+            let pixels = pictures.read(path)?;
+            if pictures.first.len() < KEPT_PICTURES {
+                pictures.first.push(pixels);
+            }
+        }
+        Ok(pictures)
+    }
+
+    /// Names and pixels, one by one.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(String, PixelValues)>> {
+        self.paths.iter().enumerate().map(|(i, path)| {
+            let kept = self.first.get(i).cloned();
+            Ok((base_name(path), kept.map_or_else(|| self.read(path), Ok)?))
+        })
+    }
+
+    /// Reads, turns and prepares one picture.
+    fn read(&self, path: &Path) -> Result<PixelValues> {
+        let name = base_name(path);
+        let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
+        let image = qllama::image::decode(&name, &bytes, !self.ignore_orientation)?;
+        let values = self.preprocessor.pixel_values(&image);
+        let side = self.preprocessor.size() as usize;
+        Ok(PixelValues { batch: 1, height: side, width: side, values })
+    }
 }
 
 /// An input or output error in words.

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use qllama::Device;
 use qllama::forward::Array;
@@ -33,6 +35,65 @@ pub fn gpu() -> Device {
 pub fn load(folder: &str, device: &Device) -> Model {
     let source = Box::new(Folder::open(path(folder)).unwrap());
     pollster::block_on(Model::load(source, device, &mut |_| {})).unwrap()
+}
+
+/// A folder of a test's own that goes with it.
+pub struct Temp(PathBuf);
+
+impl Temp {
+    pub fn new() -> Temp {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("qllama-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        Temp(folder)
+    }
+
+    /// A temporary folder with the files of a folder of the repository.
+    pub fn copy_of(folder: &str) -> Temp {
+        let temp = Temp::new();
+        for entry in std::fs::read_dir(path(folder)).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() && entry.file_name() != "expected.safetensors" {
+                std::fs::copy(entry.path(), temp.0.join(entry.file_name())).unwrap();
+            }
+        }
+        temp
+    }
+
+    pub fn folder(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// The path of a file in it.
+    pub fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().into()
+    }
+
+    /// Names of the files in it, in order.
+    pub fn names(&self) -> BTreeSet<String> {
+        std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The program with these arguments, not yet started.
+pub fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qllama"));
+    command.args(args);
+    command
+}
+
+/// Runs the program, which must succeed; what it printed.
+pub fn printed(args: &[&str]) -> String {
+    let Output { status, stdout, stderr } = program(args).output().unwrap();
+    assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
 }
 
 /// A fixture's inputs and expected outputs; remembers which keys a test read.
