@@ -12,7 +12,7 @@ pub mod quantize;
 pub mod tensors;
 pub mod tokenize;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,12 +46,25 @@ pub enum Files {
 pub fn files(common: &Common) -> Result<Files> {
     match &common.model {
         Some(path) if path.is_file() => {
+            if !looks_like_gguf(path) {
+                let reason = "expected a folder or a GGUF file, found another kind of file".into();
+                return Err(Error::Io { file: base_name(path), reason });
+            }
             let (folder, name) = Folder::open_file(path)?;
             Ok(Files::Gguf(Box::new(folder), name))
         }
         Some(folder) => Ok(Files::Folder(Box::new(Folder::open(folder)?))),
         None => Ok(Files::Folder(qllama::demo::source())),
     }
+}
+
+/// Whether a file is meant as GGUF: by its name, or by its first bytes.
+fn looks_like_gguf(path: &Path) -> bool {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return true;
+    }
+    let mut magic = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
 }
 
 /// Opens `--model` without reading weights.
