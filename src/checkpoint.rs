@@ -5,11 +5,15 @@
 
 mod header;
 mod tensors;
+#[cfg(not(target_arch = "wasm32"))]
+mod writer;
 
 pub use header::{MAX_HEADER_BYTES, TensorInfo, TensorType, header_length, parse_header};
 pub use tensors::{NamedTensor, read_tensors, tensors_to_bytes};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tensors::{read_tensor_file, write_tensors};
+#[cfg(not(target_arch = "wasm32"))]
+pub use writer::{CheckpointWriter, NewTensor};
 
 pub(crate) use header::{json_offset, json_reason};
 
@@ -34,6 +38,8 @@ pub struct Checkpoint {
     files: Vec<String>,
     /// By name.
     tensors: Vec<TensorInfo>,
+    /// Whether rows of q and k are stored for interleaved rotation, as GGUF has them.
+    interleaved: bool,
 }
 
 /// A tensor that a model needs; see [`Checkpoint::require`].
@@ -97,7 +103,7 @@ impl Checkpoint {
         if let Some(pair) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
             return Err(Error::DuplicateKey { file: files[pair[1].file].clone(), key: printable(&pair[1].name) });
         }
-        let mut checkpoint = Checkpoint { source, config, files, tensors };
+        let mut checkpoint = Checkpoint { source, config, files, tensors, interleaved: false };
         if let Some(index) = index {
             checkpoint.check_index(&index)?;
         }
@@ -121,6 +127,24 @@ impl Checkpoint {
             return Err(Error::TensorRange { file: file.clone(), tensor: printable(name), reason });
         }
         Ok(())
+    }
+
+    /// The checkpoint that one GGUF file is; its tensors have the names of the safetensors layout.
+    pub(crate) fn from_gguf(
+        source: Box<dyn Source>,
+        config: Config,
+        file: &str,
+        mut tensors: Vec<TensorInfo>,
+    ) -> Checkpoint {
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        Checkpoint { source, config, files: vec![file.into()], tensors, interleaved: true }
+    }
+
+    /// The width of a head where the rows of each head of this tensor are interleaved: stored row `2 i + half` is row
+    /// `half * width / 2 + i`.
+    pub fn interleaved_rows(&self, name: &str) -> Option<usize> {
+        let q_or_k = || name.ends_with(".self_attn.q_proj.weight") || name.ends_with(".self_attn.k_proj.weight");
+        (self.interleaved && q_or_k()).then_some(self.config.text.head_dim)
     }
 
     /// A short name for messages.

@@ -24,6 +24,7 @@ pub mod error;
 pub mod executor;
 pub mod forward;
 pub mod generate;
+pub mod gguf;
 pub mod gpu;
 pub mod host;
 pub mod image;
@@ -32,6 +33,8 @@ pub mod model;
 pub mod ops;
 pub mod prompt;
 pub mod qllama;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod quantize;
 pub mod recording;
 pub mod source;
 pub mod tensor;

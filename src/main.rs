@@ -29,8 +29,9 @@ struct Cli {
 /// What every subcommand takes.
 #[derive(Args, Clone)]
 struct Common {
-    /// Folder of the checkpoint: config.json, model.safetensors or its shards, tokenizer.model. Default: the demo model.
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the checkpoint: config.json, model.safetensors or its shards, tokenizer.model; or, for texts, a GGUF file
+    /// of the LLaMA family. Default: the demo model.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
     model: Option<PathBuf>,
     /// Adapter to run on: part of its name, its number in --list-adapters, or `cpu` for the CPU executor.
     /// Default: the first that --list-adapters shows.
@@ -77,6 +78,12 @@ enum Command {
     Info(InfoArgs),
     /// Measure prefill, decode and time to the first token, beside what the adapter can do at best.
     Bench(BenchArgs),
+    /// Write a checkpoint with 4-bit or 8-bit weights (safetensors, compressed-tensors' pack-quantized layout).
+    ///
+    /// Packed are the matrices of linear layers; embeddings, norms and the like stay as they are. Scales are chosen by
+    /// least squared error, which is printed for each matrix. Until it is complete, the result is called DST.part; the
+    /// same command goes on where an interrupted one stopped.
+    Quantize(QuantizeArgs),
 }
 
 #[derive(Args)]
@@ -354,6 +361,32 @@ struct BenchArgs {
     common: Common,
 }
 
+#[derive(Args)]
+struct QuantizeArgs {
+    /// Folder of the checkpoint with float weights.
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// Folder to write; it must not be there, or be empty.
+    #[arg(value_name = "DST")]
+    target: PathBuf,
+    /// Bits a weight.
+    #[arg(long, default_value = "4", value_parser = ["4", "8"], value_name = "4|8")]
+    bits: String,
+    /// Neighbours of a row that share a scale; `channel` is the whole row.
+    #[arg(long, default_value = "32", value_parser = ["32", "64", "128", "channel"], value_name = "32|64|128|channel")]
+    group_size: String,
+    /// Give each group a zero point of its own.
+    #[arg(long)]
+    asymmetric: bool,
+    /// Leave a module as it is: its name (`lm_head`), or `re:` and a pattern that its name begins with
+    /// (`re:vision_model`). May be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<String>,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
     let cli = match Cli::try_parse() {
@@ -377,6 +410,7 @@ fn main() -> ExitCode {
             Some(Command::Tokenize(args)) => cli::tokenize::run(args).await,
             Some(Command::Info(args)) => cli::info::run(args).await,
             Some(Command::Bench(args)) => cli::bench::run(args, started).await,
+            Some(Command::Quantize(args)) => cli::quantize::run(args).await,
             None => Err(qllama::Error::Input { reason: "no subcommand was given; `qllama --help` lists them".into() }),
         }
     });

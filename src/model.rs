@@ -6,6 +6,7 @@ use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
 use crate::executor::{Device, Pool};
 use crate::forward::Array;
+use crate::gguf::Gguf;
 use crate::image::Preprocessor;
 use crate::matrix::Matrix;
 use crate::ops::Rows;
@@ -135,6 +136,17 @@ impl Opened {
             None => Preprocessor::new(config.vision.as_ref().map_or(224, |v| v.image_size as u32))?,
         };
         Ok(Opened { config, preprocessor, checkpoint, tokenizer })
+    }
+
+    /// Opens the file `name` of a source, a GGUF file of the LLaMA family.
+    ///
+    /// # Errors
+    /// Those of [`Gguf::open`].
+    pub async fn open_gguf(source: Box<dyn Source>, name: &str) -> Result<Opened> {
+        let Gguf { checkpoint, tokenizer } = Gguf::open(source, name).await?;
+        // Pictures mean nothing to such a model.
+        let preprocessor = Preprocessor::new(224)?;
+        Ok(Opened { config: checkpoint.config.clone(), preprocessor, checkpoint, tokenizer })
     }
 
     /// # Errors
@@ -288,6 +300,19 @@ impl Model {
         on_progress: &mut dyn FnMut(Progress),
     ) -> Result<Model> {
         Opened::open(source).await?.load(device, on_progress).await
+    }
+
+    /// Loads a GGUF file of the LLaMA family, the file `name` of `source`: a decoder and its tokenizer, no vision.
+    ///
+    /// # Errors
+    /// As [`Model::load`]; those of [`Gguf::open`].
+    pub async fn load_gguf(
+        source: Box<dyn Source>,
+        name: &str,
+        device: &Device,
+        on_progress: &mut dyn FnMut(Progress),
+    ) -> Result<Model> {
+        Opened::open_gguf(source, name).await?.load(device, on_progress).await
     }
 
     pub fn device(&self) -> &Device {

@@ -54,7 +54,9 @@ pub fn impostor(start: &[u8]) -> Option<&'static str> {
         return Some("this is a zip archive (PyTorch's own format, perhaps); safetensors is expected");
     }
     if start.starts_with(b"GGUF") {
-        return Some("this is a GGUF file; safetensors is expected");
+        return Some(
+            "this is a GGUF file; safetensors is expected (a GGUF file is opened by its own name, not by its folder's)",
+        );
     }
     None
 }
@@ -153,6 +155,25 @@ mod folder {
                 return Err(Error::Io { file: base_name(path), reason: "expected a folder, found a file".into() });
             }
             Ok(Folder { path: path.to_path_buf(), open: Mutex::default() })
+        }
+
+        /// The folder of one file, and the name by which the file is known there: its own, or `model.` and its
+        /// extension where that is not a plain name.
+        ///
+        /// # Errors
+        /// `E_IO` when there is no such file, or it is not a regular one.
+        pub fn open_file(path: impl AsRef<Path>) -> Result<(Folder, String)> {
+            let path = path.as_ref();
+            let shown = base_name(path);
+            let Some((file, _)) = open_regular(path)? else {
+                return Err(Error::Io { file: shown, reason: "no such file".into() });
+            };
+            let own = path.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n));
+            let extension = || path.extension().and_then(|e| e.to_str()).filter(|e| is_plain_name(e)).unwrap_or("bin");
+            let name = own.map_or_else(|| format!("model.{}", extension()), String::from);
+            let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let open = BTreeMap::from([(name.clone(), Arc::new(file))]);
+            Ok((Folder { path: parent.to_path_buf(), open: Mutex::new(open) }, name))
         }
 
         fn file(&self, name: &str) -> Result<Option<Arc<File>>> {

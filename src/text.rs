@@ -1,8 +1,11 @@
-//! Text to token ids and back: SentencePiece BPE with byte fallback, as the published `tokenizer.model` has it.
+//! Text to token ids and back: SentencePiece BPE with byte fallback, as the published `tokenizer.model` has it, and
+//! byte-level BPE, as some GGUF files have it.
 //!
 //! `encode` = cut at literal special pieces, normalise each part (the file's character map, spaces to `▁`, one `▁` in
 //! front), then BPE over the whole part (kitoken). `decode` follows the published tokenizer (LlamaTokenizer, legacy):
 //! one `▁` is dropped from the first piece and one more where the text begins.
+
+mod byte_pairs;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use kitoken::{
 use sentencepiece_model::{ModelType, SentencePieceModel};
 
 use crate::error::{Error, Result, printable};
+use byte_pairs::BytePairs;
 
 /// The prefix that InternVL's `encode_text` puts before a text, joined without a space.
 pub const SUMMARIZE: &str = "summarize:";
@@ -62,17 +66,38 @@ pub struct SentencePieceOptions {
     pub byte_fallback: bool,
 }
 
-/// A SentencePiece BPE tokenizer. Cheap to clone.
+/// The parts of a byte-level BPE vocabulary that stand outside its list of pieces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BytePairOptions<'a> {
+    /// GGUF's name of the rule that cuts text into words (`tokenizer.ggml.pre`), such as `gpt-2`, `smollm`, `llama-bpe`.
+    pub split: &'a str,
+    /// Id of the piece that begins a sequence.
+    pub bos_id: Option<u32>,
+    /// Id of the piece that ends a sequence.
+    pub eos_id: Option<u32>,
+}
+
+/// What stands for an id where a vocabulary names none; no vocabulary is as large.
+const NO_ID: u32 = u32::MAX;
+
+/// A tokenizer. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
+    add_bos: bool,
 }
 
 struct Inner {
     pieces: Vec<Piece>,
     options: SentencePieceOptions,
     characters: CharacterMap,
-    model: Kitoken,
+    model: Encoder,
+}
+
+enum Encoder {
+    SentencePiece(Box<Kitoken>),
+    /// With the special pieces that text may contain, the longest first among those that begin alike.
+    BytePairs(BytePairs, Vec<(String, u32)>),
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -220,14 +245,74 @@ impl Tokenizer {
             config: Configuration { fallback, ..Configuration::default() },
         })
         .map_err(|e| fail(e.to_string()))?;
-        Ok(Tokenizer { inner: Arc::new(Inner { pieces, options, characters, model }) })
+        let model = Encoder::SentencePiece(Box::new(model));
+        Ok(Tokenizer { inner: Arc::new(Inner { pieces, options, characters, model }), add_bos: true })
+    }
+
+    /// Makes a tokenizer of byte-level BPE out of the parts that a GGUF file holds: `tokenizer.ggml.tokens` in GPT-2's
+    /// alphabet of bytes, `.token_type` (3 control, 4 user-defined: these stand for themselves), and `.merges`, two
+    /// pieces with a space between, first learnt first. `file_name` serves messages.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when they contradict each other, or the rule that cuts text into words is unknown.
+    pub fn from_byte_pairs(
+        file_name: &str,
+        pieces: Vec<String>,
+        types: &[i32],
+        merges: &[String],
+        options: BytePairOptions,
+    ) -> Result<Tokenizer> {
+        let fail = |reason: String| Error::Tokenizer { file: file_name.to_string(), reason };
+        if pieces.len() != types.len() {
+            return Err(fail(format!("expected a type for each of {} pieces, found {}", pieces.len(), types.len())));
+        }
+        for (what, id) in [("bos_id", options.bos_id), ("eos_id", options.eos_id)] {
+            if let Some(id) = id.filter(|id| *id as usize >= pieces.len()) {
+                return Err(fail(format!("{what}: expected an id below {} (the pieces), found {id}", pieces.len())));
+            }
+        }
+        let pairs = BytePairs::new(&pieces, merges, options.split).map_err(fail)?;
+        let kinds = types.iter().map(|type_number| match type_number {
+            1 => Kind::Normal,
+            4 => Kind::UserDefined,
+            5 => Kind::Unused,
+            _ => Kind::Control,
+        });
+        let pieces: Vec<_> = pieces.into_iter().zip(kinds).map(|(text, kind)| Piece { text, kind }).collect();
+        let special = |(id, piece): (usize, &Piece)| {
+            let stands_alone = matches!(piece.kind, Kind::Control | Kind::UserDefined) && !piece.text.is_empty();
+            stands_alone.then(|| (piece.text.clone(), id as u32))
+        };
+        let mut specials: Vec<_> = pieces.iter().enumerate().filter_map(special).collect();
+        specials.sort_by_key(|(piece, _)| std::cmp::Reverse(piece.len()));
+        let options = SentencePieceOptions {
+            bos_id: options.bos_id.unwrap_or(NO_ID),
+            eos_id: options.eos_id.unwrap_or(NO_ID),
+            unk_id: NO_ID,
+            add_dummy_prefix: false,
+            remove_extra_whitespaces: false,
+            byte_fallback: true,
+        };
+        let characters = CharacterMap::default();
+        let model = Encoder::BytePairs(pairs, specials);
+        Ok(Tokenizer { inner: Arc::new(Inner { pieces, options, characters, model }), add_bos: true })
+    }
+
+    /// The same tokenizer, whose prompts begin with BOS or do not.
+    pub fn with_bos(mut self, add_bos: bool) -> Tokenizer {
+        self.add_bos = add_bos;
+        self
     }
 
     /// The ids of `text` without BOS and EOS. Literal `<s>`, `</s>` and `<unk>` (the file's own spellings) become their
     /// ids, as the published tokenizer has it, so a caller who must not let a text end itself removes them first.
+    /// With byte-level BPE all control and user-defined pieces do.
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let inner = &*self.inner;
         let o = &inner.options;
+        if let Encoder::BytePairs(pairs, specials) = &inner.model {
+            return encode_byte_pairs(pairs, specials, text);
+        }
         let specials = [o.bos_id, o.eos_id, o.unk_id].map(|id| (inner.pieces[id as usize].text.as_str(), id));
         let mut ids = Vec::with_capacity(text.len() / 3 + 1);
         let mut rest = text;
@@ -268,13 +353,15 @@ impl Tokenizer {
         if inner.options.add_dummy_prefix {
             normal.insert_str(0, SPACE);
         }
+        let Encoder::SentencePiece(model) = &inner.model else { return };
         // The last fallback skips what nothing else can write, so there is no error to meet.
-        ids.extend(inner.model.encode(&normal, &[SpecialTokenKind::Priority][..]).unwrap_or_default());
+        ids.extend(model.encode(&normal, &[SpecialTokenKind::Priority][..]).unwrap_or_default());
     }
 
-    /// The ids of a prompt: BOS, then `text`. No EOS.
+    /// The ids of a prompt: BOS (unless [`Tokenizer::with_bos`] says otherwise), then `text`. No EOS.
     pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
-        let mut ids = vec![self.inner.options.bos_id];
+        let bos = self.inner.options.bos_id;
+        let mut ids = if self.add_bos && bos != NO_ID { vec![bos] } else { Vec::new() };
         ids.extend(self.encode(text));
         ids
     }
@@ -321,15 +408,40 @@ impl Tokenizer {
         self.inner.pieces.len()
     }
 
-    /// The id that begins a sequence.
+    /// The id that begins a sequence; `u32::MAX` where the file names none.
     pub fn bos_id(&self) -> u32 {
         self.inner.options.bos_id
     }
 
-    /// The id that ends a sequence.
+    /// The id that ends a sequence; `u32::MAX` where the file names none.
     pub fn eos_id(&self) -> u32 {
         self.inner.options.eos_id
     }
+}
+
+/// `text` cut at literal special pieces, and byte-level BPE between them.
+fn encode_byte_pairs(pairs: &BytePairs, specials: &[(String, u32)], text: &str) -> Vec<u32> {
+    let begins = |byte: u8| specials.iter().any(|(piece, _)| piece.as_bytes()[0] == byte);
+    let mut may_begin = [false; 256];
+    (0..=255u8).for_each(|byte| may_begin[usize::from(byte)] = begins(byte));
+    let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        let special = match may_begin[usize::from(text.as_bytes()[at])] {
+            true => specials.iter().find(|(piece, _)| text.as_bytes()[at..].starts_with(piece.as_bytes())),
+            false => None,
+        };
+        let Some((piece, id)) = special else {
+            at += 1;
+            continue;
+        };
+        pairs.encode(&text[start..at], &mut ids);
+        ids.push(*id);
+        at += piece.len();
+        start = at;
+    }
+    pairs.encode(&text[start..], &mut ids);
+    ids
 }
 
 /// The byte that a piece such as `<0x0A>` stands for.
@@ -374,6 +486,11 @@ impl DecodeStream {
             self.text_begun |= !out.is_empty();
             return out;
         }
+        if piece.kind == Kind::Normal && matches!(inner.model, Encoder::BytePairs(..)) {
+            self.pending.extend(byte_pairs::bytes_of(&piece.text));
+            self.take_characters(false, &mut out);
+            return out;
+        }
         self.take_characters(true, &mut out);
         self.text_begun |= !out.is_empty() || self.space_taken;
         self.space_taken = false;
@@ -381,6 +498,10 @@ impl DecodeStream {
             return out;
         }
         let mut text = piece.text.as_str();
+        if matches!(inner.model, Encoder::BytePairs(..)) {
+            out.push_str(text);
+            return out;
+        }
         if first {
             text = text.strip_prefix(SPACE).unwrap_or(text);
         }

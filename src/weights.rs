@@ -3,10 +3,11 @@
 //! A model's `load` runs twice over the same [`Loader`] calls: once to plan (nothing is read; shapes, types and bytes
 //! are collected, and everything that is missing is reported at once), once to load.
 
-use crate::checkpoint::{Checkpoint, Requirement, TensorType};
+use crate::checkpoint::{Checkpoint, Requirement, TensorInfo, TensorType};
 use crate::config::QuantizationConfig;
 use crate::error::{Error, Result};
 use crate::executor::Pool;
+use crate::gguf::{self, Repacked};
 use crate::matrix::{Format, Matrix, Part};
 use crate::ops::rope::RopeTables;
 use crate::tensor::{DType, Tensor};
@@ -41,7 +42,9 @@ struct Stored {
     rows: usize,
     format: Format,
     scales: Option<DType>,
-    zero_points: bool,
+    offsets: bool,
+    /// GGUF's packed type, where it is one.
+    blocks: Option<TensorType>,
 }
 
 impl<'a> Loader<'a> {
@@ -135,11 +138,10 @@ impl<'a> Loader<'a> {
 
     /// A dense matrix by its tensor's name, of any shape that has `rows` rows and `rows * cols` elements.
     pub async fn table(&mut self, name: &str, shape: &[usize]) -> Result<Matrix> {
-        self.require(name, shape, &TensorType::FLOATS);
-        let rows = shape[0];
+        self.require(name, shape, &TensorType::MATRICES);
         let cols = shape[1..].iter().product();
-        let format = self.dense_format(name);
-        self.matrix(vec![Stored { name: name.into(), rows, format, scales: None, zero_points: false }], cols).await
+        let stored = self.stored_dense(name.into(), shape[0]);
+        self.matrix(vec![stored], cols).await
     }
 
     /// A float tensor [rows, cols] as the matrix [cols, rows], in the type it is stored in.
@@ -170,14 +172,27 @@ impl<'a> Loader<'a> {
         });
     }
 
+    /// A matrix that is one tensor of the checkpoint.
+    fn stored_dense(&self, name: String, rows: usize) -> Stored {
+        let dtype = self.checkpoint.tensor(&name).map(|t| t.dtype).filter(|t| t.is_packed());
+        match dtype.map(|dtype| (dtype, gguf::on_device(dtype))) {
+            Some((dtype, (format, scales, offsets))) => {
+                Stored { name, rows, format, scales: Some(scales), offsets, blocks: Some(dtype) }
+            }
+            None => {
+                let format = self.dense_format(&name);
+                Stored { name, rows, format, scales: None, offsets: false, blocks: None }
+            }
+        }
+    }
+
     fn stored_linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored> {
         let packed = format!("{name}.weight_packed");
         let scheme = self.quantization.filter(|_| self.has(&packed)).and_then(|q| q.scheme_for(name, "Linear"));
         let Some(scheme) = scheme else {
             let name = format!("{name}.weight");
-            self.require(&name, &[rows, cols], &TensorType::FLOATS);
-            let format = self.dense_format(&name);
-            return Ok(Stored { name, rows, format, scales: None, zero_points: false });
+            self.require(&name, &[rows, cols], &TensorType::MATRICES);
+            return Ok(self.stored_dense(name, rows));
         };
         let bits = scheme.num_bits;
         let group = scheme.group_size.unwrap_or(cols);
@@ -206,7 +221,8 @@ impl<'a> Loader<'a> {
             rows,
             format: Format::Int { bits: bits as u32, group },
             scales: Some(scales),
-            zero_points: !scheme.symmetric,
+            offsets: !scheme.symmetric,
+            blocks: None,
         })
     }
 
@@ -215,8 +231,7 @@ impl<'a> Loader<'a> {
         let mut parts = Vec::new();
         let mut first_row = 0;
         // Neighbours of one format share a part.
-        for alike in stored.chunk_by(|a, b| (a.format, a.scales, a.zero_points) == (b.format, b.scales, b.zero_points))
-        {
+        for alike in stored.chunk_by(|a, b| (a.format, a.scales, a.offsets) == (b.format, b.scales, b.offsets)) {
             let total: usize = alike.iter().map(|s| s.rows).sum();
             let row_bytes = alike[0].format.row_words(cols) as u64 * 4;
             let most = (self.max_part_bytes / row_bytes).max(1) as usize;
@@ -237,13 +252,13 @@ impl<'a> Loader<'a> {
         first_row: usize,
         range: std::ops::Range<usize>,
     ) -> Result<Part> {
-        let Stored { format, scales, zero_points, .. } = alike[0];
+        let Stored { format, scales, offsets, .. } = alike[0];
         let rows = range.len();
         let (row_words, groups) = (format.row_words(cols), format.groups(cols));
         let tensors = [
             Some((DType::U32, row_words)),
             scales.map(|dtype| (dtype, groups)),
-            zero_points.then_some((DType::F32, groups)),
+            offsets.then_some((DType::F32, groups)),
         ];
         let mut made = [None; 3];
         for (slot, wanted) in made.iter_mut().zip(tensors) {
@@ -275,8 +290,15 @@ impl<'a> Loader<'a> {
             let to = range.end.min(above + matrix.rows);
             if from < to {
                 let piece = from - above..to - above;
-                self.upload_words(matrix, cols, piece.clone(), part.words, from - range.start).await?;
-                self.read_scales(matrix, groups, piece, &mut all_scales, &mut all_offsets).await?;
+                let to_row = from - range.start;
+                if let Some(blocks) = matrix.blocks {
+                    let mut repacked = Repacked { scales: all_scales, offsets: all_offsets };
+                    self.repack(matrix, blocks, cols, piece, part.words, to_row, &mut repacked).await?;
+                    Repacked { scales: all_scales, offsets: all_offsets } = repacked;
+                } else {
+                    self.upload_words(matrix, cols, piece.clone(), part.words, to_row).await?;
+                    self.read_scales(matrix, groups, piece, &mut all_scales, &mut all_offsets).await?;
+                }
             }
             above += matrix.rows;
         }
@@ -309,14 +331,14 @@ impl<'a> Loader<'a> {
         let stored_row =
             if packed { (cols * matrix.format.bits()).div_ceil(32) * 4 } else { cols * matrix.format.bits() / 8 };
         let row_bytes = matrix.format.row_words(cols) * 4;
-        let mut staging = vec![0u8; STAGING_BYTES.max(stored_row).min(stored_row * rows.len())];
+        let rows_a_time = whole_heads(self.checkpoint, info, (STAGING_BYTES / stored_row).max(1));
+        let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
         let mut padded = Vec::new();
-        let rows_a_time = staging.len() / stored_row;
         let mut row = rows.start;
         while row < rows.end {
             let count = rows_a_time.min(rows.end - row);
             let bytes = &mut staging[..count * stored_row];
-            self.checkpoint.read(info, (row * stored_row) as u64, bytes).await?;
+            read_rows(self.checkpoint, info, row, bytes, stored_row).await?;
             on_bytes(bytes.len() as u64);
             let at = (to_row + row - rows.start) * row_bytes;
             if stored_row == row_bytes {
@@ -329,6 +351,42 @@ impl<'a> Loader<'a> {
                 }
                 pool.device().write(words, at, &padded)?;
             }
+            row += count;
+        }
+        Ok(())
+    }
+
+    /// Rows `rows` of a matrix in GGUF's blocks -> rows `to_row ..` of `words`; appends their scales and offsets.
+    #[allow(clippy::too_many_arguments)]
+    async fn repack(
+        &mut self,
+        matrix: &Stored,
+        blocks: TensorType,
+        cols: usize,
+        rows: std::ops::Range<usize>,
+        words: Tensor,
+        to_row: usize,
+        out: &mut Repacked,
+    ) -> Result<()> {
+        let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
+        let info = self.checkpoint.get(&matrix.name)?;
+        let stored_row = cols / blocks.block_len() * blocks.bytes();
+        let row_words = matrix.format.row_words(cols);
+        let rows_a_time = whole_heads(self.checkpoint, info, (STAGING_BYTES / stored_row).max(1));
+        let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
+        let mut unpacked = Vec::new();
+        let mut row = rows.start;
+        while row < rows.end {
+            let count = rows_a_time.min(rows.end - row);
+            let bytes = &mut staging[..count * stored_row];
+            read_rows(self.checkpoint, info, row, bytes, stored_row).await?;
+            on_bytes(bytes.len() as u64);
+            unpacked.clear();
+            gguf::repack(blocks, bytes, &mut unpacked, out).map_err(|index| Error::NonFinite {
+                what: format!("{}: a scale of {}", self.checkpoint.file_name(info), matrix.name),
+                index: (row * cols + index) as u64,
+            })?;
+            pool.device().write(words, (to_row + row - rows.start) * row_words * 4, bytemuck::cast_slice(&unpacked))?;
             row += count;
         }
         Ok(())
@@ -356,7 +414,7 @@ impl<'a> Loader<'a> {
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: name, index: (rows.start * groups + index) as u64 });
         }
-        if matrix.zero_points {
+        if matrix.offsets {
             // Packed along the rows: word r * bits / 32 of each column of groups.
             let info = self.checkpoint.get(&format!("{}.weight_zero_point", matrix.name))?;
             let per_word = 32 / bits as usize;
@@ -374,4 +432,35 @@ impl<'a> Loader<'a> {
         }
         Ok(())
     }
+}
+
+/// As many rows, but whole heads where rows are interleaved in them: so none is read twice.
+fn whole_heads(checkpoint: &Checkpoint, info: &TensorInfo, rows: usize) -> usize {
+    match checkpoint.interleaved_rows(&info.name) {
+        Some(head) => (rows / head).max(1) * head,
+        None => rows,
+    }
+}
+
+/// Rows from `first` on, `row_bytes` each, in the order of the safetensors layout.
+async fn read_rows(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    first: usize,
+    out: &mut [u8],
+    row_bytes: usize,
+) -> Result<()> {
+    let Some(head) = checkpoint.interleaved_rows(&info.name) else {
+        return checkpoint.read(info, (first * row_bytes) as u64, out).await;
+    };
+    let last = first + out.len() / row_bytes;
+    let (from, to) = (first / head * head, last.next_multiple_of(head));
+    let mut stored = vec![0; (to - from) * row_bytes];
+    checkpoint.read(info, (from * row_bytes) as u64, &mut stored).await?;
+    for (row, out) in (first..last).zip(out.chunks_mut(row_bytes)) {
+        let (half, i) = (row % head / (head / 2), row % (head / 2));
+        let at = row / head * head - from + 2 * i + half;
+        out.copy_from_slice(&stored[at * row_bytes..][..row_bytes]);
+    }
+    Ok(())
 }

@@ -80,7 +80,7 @@ fn folders_and_configs() {
     all_and_info_fail(&missing, "E_IO", &["nowhere"]);
     fails(&["tokenize", "--model", &missing, "cat"], "E_IO", &["nowhere"]);
     std::fs::write(&missing, "a file").unwrap();
-    all_and_info_fail(&missing, "E_IO", &["nowhere", "expected a folder, found a file"]);
+    all_and_info_fail(&missing, "E_IO", &["nowhere", "expected a folder or a GGUF file, found another kind of file"]);
 
     let temp = Temp::copy_of(EMOJI);
     let config = temp.file("config.json");

@@ -19,26 +19,35 @@ const MAX_NAME_BYTES: usize = 4096;
 const MAX_RANK: usize = 64;
 
 macro_rules! stored_types {
-    ($($name:ident $bytes:literal),*) => {
-        /// An element type of a safetensors file. Types narrower than a byte are not read.
+    ($($name:ident $bytes:literal),*; $($block:ident $block_len:literal $block_bytes:literal),*) => {
+        /// How elements are stored: the element types of safetensors (those narrower than a byte are not read), then
+        /// GGUF's packed ones, which keep some neighbours of a row in a block.
         #[allow(non_camel_case_types, missing_docs)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum TensorType { $($name),* }
+        pub enum TensorType { $($name,)* $($block),* }
 
         impl TensorType {
-            /// The type of this name, as the header spells it.
+            /// The type of this name, as the header of a safetensors file spells it.
             pub fn from_name(name: &str) -> Option<TensorType> {
                 match name { $(stringify!($name) => Some(TensorType::$name),)* _ => None }
             }
 
             /// The name that the header has for it.
             pub fn name(self) -> &'static str {
-                match self { $(TensorType::$name => stringify!($name)),* }
+                match self {
+                    $(TensorType::$name => stringify!($name),)*
+                    $(TensorType::$block => stringify!($block)),*
+                }
             }
 
-            /// Bytes an element.
+            /// Bytes an element; bytes a block for the packed types.
             pub fn bytes(self) -> usize {
-                match self { $(TensorType::$name => $bytes),* }
+                match self { $(TensorType::$name => $bytes,)* $(TensorType::$block => $block_bytes),* }
+            }
+
+            /// Elements a block: 1 but for the packed types.
+            pub fn block_len(self) -> usize {
+                match self { $(TensorType::$block => $block_len,)* _ => 1 }
             }
         }
     };
@@ -46,12 +55,24 @@ macro_rules! stored_types {
 
 stored_types! {
     BOOL 1, U8 1, I8 1, F8_E5M2 1, F8_E4M3 1, F8_E8M0 1, F8_E4M3FNUZ 1, F8_E5M2FNUZ 1, I16 2, U16 2, F16 2, BF16 2,
-    I32 4, U32 4, F32 4, C64 8, F64 8, I64 8, U64 8
+    I32 4, U32 4, F32 4, C64 8, F64 8, I64 8, U64 8;
+    Q4_0 32 18, Q4_1 32 20, Q8_0 32 34, Q4_K 256 144, Q5_K 256 176, Q6_K 256 210
 }
 
 impl TensorType {
     /// The types that weights may have where they are not packed.
     pub const FLOATS: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
+
+    /// The types that matrices may have: floats, and GGUF's packed ones.
+    pub const MATRICES: [TensorType; 9] = {
+        use TensorType::*;
+        [F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K]
+    };
+
+    /// Whether it is one of GGUF's packed types.
+    pub fn is_packed(self) -> bool {
+        self.block_len() > 1
+    }
 
     /// Stored elements as f32.
     ///
@@ -93,7 +114,7 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// Number of elements.
     pub fn len(&self) -> u64 {
-        self.bytes / self.dtype.bytes() as u64
+        self.bytes / self.dtype.bytes() as u64 * self.dtype.block_len() as u64
     }
 
     /// Whether it has no elements.

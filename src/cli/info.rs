@@ -3,18 +3,17 @@
 use std::collections::BTreeMap;
 
 use qllama::Result;
-use qllama::checkpoint::Checkpoint;
 use qllama::gpu::candidates;
 use qllama::model::plan;
 
 use crate::InfoArgs;
-use crate::cli::source;
+use crate::cli::checkpoint;
 
 /// The portable limits: what a plan assumes where it is not made for one adapter.
 const PORTABLE_BINDING_BYTES: u64 = 128 << 20;
 
 pub async fn run(args: InfoArgs) -> Result<()> {
-    let checkpoint = Checkpoint::open(source(&args.common)?).await?;
+    let checkpoint = checkpoint(&args.common).await?;
     let config = checkpoint.config.clone();
     let needs = plan(&checkpoint, &config, PORTABLE_BINDING_BYTES).await?;
     let bytes: u64 = needs.parts.iter().map(|(_, bytes)| bytes).sum();

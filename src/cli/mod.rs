@@ -8,13 +8,16 @@ pub mod embed;
 pub mod forward;
 pub mod generate;
 pub mod info;
+pub mod quantize;
 pub mod tensors;
 pub mod tokenize;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qllama::checkpoint::Checkpoint;
+use qllama::gguf::Gguf;
 use qllama::image::Preprocessor;
 use qllama::model::{Model, Opened, PixelValues, Progress};
 use qllama::source::{Folder, Source};
@@ -32,17 +35,52 @@ pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// What `--model` names.
+pub enum Files {
+    Folder(Box<dyn Source>),
+    /// A GGUF file, by its name in the source.
+    Gguf(Box<dyn Source>, String),
+}
+
 /// The files of `--model`, or of the demo model.
-pub fn source(common: &Common) -> Result<Box<dyn Source>> {
+pub fn files(common: &Common) -> Result<Files> {
     match &common.model {
-        Some(folder) => Ok(Box::new(Folder::open(folder)?)),
-        None => Ok(qllama::demo::source()),
+        Some(path) if path.is_file() => {
+            if !looks_like_gguf(path) {
+                let reason = "expected a folder or a GGUF file, found another kind of file".into();
+                return Err(Error::Io { file: base_name(path), reason });
+            }
+            let (folder, name) = Folder::open_file(path)?;
+            Ok(Files::Gguf(Box::new(folder), name))
+        }
+        Some(folder) => Ok(Files::Folder(Box::new(Folder::open(folder)?))),
+        None => Ok(Files::Folder(qllama::demo::source())),
+    }
+}
+
+/// Whether a file is meant as GGUF: by its name, or by its first bytes.
+fn looks_like_gguf(path: &Path) -> bool {
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        return true;
+    }
+    let mut magic = [0; 4];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
+}
+
+/// Opens `--model` without reading weights.
+pub async fn checkpoint(common: &Common) -> Result<Checkpoint> {
+    match files(common)? {
+        Files::Folder(source) => Checkpoint::open(source).await,
+        Files::Gguf(source, name) => Ok(Gguf::open(source, &name).await?.checkpoint),
     }
 }
 
 /// Reads everything of a checkpoint but the weights.
 pub async fn open(common: &Common) -> Result<Opened> {
-    Opened::open(source(common)?).await
+    match files(common)? {
+        Files::Folder(source) => Opened::open(source).await,
+        Files::Gguf(source, name) => Opened::open_gguf(source, &name).await,
+    }
 }
 
 /// Opens the device and brings the weights to it, with a progress bar on a terminal.

@@ -1,17 +1,25 @@
 //! `qllama tokenize`.
 
+use qllama::gguf::Gguf;
 use qllama::text::Tokenizer;
 use qllama::{Error, Result};
 
 use crate::TokenizeArgs;
-use crate::cli::source;
+use crate::cli::{Files, files};
 
 pub async fn run(args: TokenizeArgs) -> Result<()> {
-    let source = source(&args.common)?;
-    let bytes = qllama::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
-        .await?
-        .ok_or_else(|| Error::Io { file: "tokenizer.model".into(), reason: "not in the model's folder".into() })?;
-    let tokenizer = Tokenizer::from_bytes("tokenizer.model", &bytes)?;
+    let missing = |file: &str, reason: &str| Error::Io { file: file.into(), reason: reason.into() };
+    let tokenizer = match files(&args.common)? {
+        Files::Folder(source) => {
+            let bytes = qllama::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
+                .await?
+                .ok_or_else(|| missing("tokenizer.model", "not in the model's folder"))?;
+            Tokenizer::from_bytes("tokenizer.model", &bytes)?
+        }
+        Files::Gguf(source, name) => {
+            Gguf::open(source, &name).await?.tokenizer.ok_or_else(|| missing(&name, "it holds no tokenizer"))?
+        }
+    };
     for text in &args.texts {
         let ids = tokenizer.encode_prompt(text);
         let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.piece(id)).collect();

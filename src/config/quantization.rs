@@ -36,10 +36,22 @@ pub enum Target {
 }
 
 impl Target {
-    fn parse(text: &str) -> std::result::Result<Target, String> {
+    /// Reads an entry as it stands in the file.
+    ///
+    /// # Errors
+    /// What is wrong with the pattern behind `re:`, or not supported.
+    pub fn parse(text: &str) -> std::result::Result<Target, String> {
         match text.strip_prefix("re:") {
             Some(pattern) => Pattern::new(pattern).map(Target::Pattern),
             None => Ok(Target::Name(text.into())),
+        }
+    }
+
+    /// Whether this is the module's name, or a pattern that matches it.
+    pub fn is_for(&self, name: &str) -> bool {
+        match self {
+            Target::Name(n) => n == name,
+            Target::Pattern(p) => p.matches_start(name),
         }
     }
 }
