@@ -18,8 +18,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;       // [count, width]
 @group(0) @binding(3) var<uniform> p: Params;
 
-var<workgroup> sums: array<f32, LANES>;
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * GRID_X;
@@ -32,15 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let v = x[from_x + i];
         sum += v * v;
     }
-    sums[lane] = sum;
-    workgroupBarrier();
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            sums[lane] += sums[lane + half];
-        }
-        workgroupBarrier();
-    }
-    let scale = inverseSqrt(sums[0] / f32(p.width) + p.eps);
+    let scale = inverseSqrt(sum_of_lanes(sum, lane, LANES) / f32(p.width) + p.eps);
     for (var i = lane; i < p.width; i += LANES) {
         y[row * p.width + i] = weight[i] * (x[from_x + i] * scale);
     }

@@ -130,11 +130,16 @@ impl GenerateOptions {
     /// `rows` rows that may be seen.
     ///
     /// # Errors
-    /// `E_TOKEN`, `E_CONTEXT`.
+    /// `E_TOKEN`, `E_CONTEXT`; `E_INPUT` for beams when every id ends a text.
     pub fn check_for(&self, config: &LlamaConfig, rows: usize) -> Result<()> {
         let (vocab, max) = (config.vocab_size, config.max_position_embeddings);
         if let Some(index) = self.eos_token_ids.iter().position(|&id| id as usize >= vocab) {
             return Err(Error::Token { index, id: self.eos_token_ids[index].into(), vocab });
+        }
+        if self.num_beams > 1 && (0..vocab as u32).all(|id| self.eos_token_ids.contains(&id)) {
+            let reason =
+                format!("all {vocab} ids of the vocabulary are end ids: beam search has nothing to continue with");
+            return Err(Error::Input { reason });
         }
         // The last new token is never fed back.
         let need = rows.saturating_add(self.max_new_tokens) - 1;
@@ -491,4 +496,37 @@ impl State {
 
 fn not_finite(step: usize) -> Error {
     Error::NonFinite { what: "logits".into(), index: step as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn beams_need_an_id_that_ends_nothing() {
+        let text = include_str!("../tests/data/fixtures/qllama-base/config.json");
+        let mut config = Config::from_bytes("config.json", text.as_bytes()).unwrap().text;
+        config.vocab_size = 3;
+        let options = |num_beams, ends: u32| GenerateOptions {
+            num_beams,
+            eos_token_ids: (0..ends).collect(),
+            ..Default::default()
+        };
+        assert_eq!(options(3, 3).check_for(&config, 1).unwrap_err().code(), "E_INPUT");
+        options(1, 3).check_for(&config, 1).unwrap();
+
+        // One id that ends nothing is enough, as the check says: the search goes on with it in every beam.
+        options(3, 2).check_for(&config, 1).unwrap();
+        let mut search = BeamSearch::new(BeamOptions {
+            num_beams: 3,
+            num_return_sequences: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::False,
+            max_new_tokens: 4,
+            eos_token_ids: vec![0, 1],
+        });
+        let candidates = vec![vec![(-0.5, 0), (-1.0, 1), (-2.0, 2)]; 3];
+        assert_eq!(search.step(&candidates).tokens, [2, 2, 2]);
+    }
 }
