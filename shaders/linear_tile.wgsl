@@ -3,36 +3,11 @@
 // 4 outputs, and an integer's scale and offset are applied once a piece, to the sums of q * x and of x.
 // Sums in f32. Weights as src/matrix.rs lays them out; groups are whole 16-byte pieces.
 
-override FORMAT: u32 = 0u;       // 0 f32, 1 f16, 2 bf16, 4 or 8: integers of as many bits
-override SCALES: u32 = 0u;       // storage of scales: 0 f32, 1 f16, 2 bf16
-override OFFSETS: u32 = 0u;
-override BIAS: u32 = 0u;
-override LAYER_SCALE: u32 = 0u;
-override RESIDUAL: u32 = 0u;
 override ROWS: u32 = 1u;
 override PER_WORD: u32 = 1u;     // elements in a 32-bit word
 override LANES: u32 = 64u;
 
-struct Params {
-    rows: u32,
-    cols: u32,
-    outputs: u32,
-    first_output: u32,
-    y_width: u32,
-    row_words: u32,
-    group: u32,
-    groups: u32,
-}
-
 @group(0) @binding(0) var<storage, read> x: array<f32>;            // [rows, cols]
-@group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;  // [outputs, row_words / 4]
-@group(0) @binding(2) var<storage, read> scales: array<u32>;       // [outputs, groups]
-@group(0) @binding(3) var<storage, read> offsets: array<f32>;      // [outputs, groups]
-@group(0) @binding(4) var<storage, read> bias: array<f32>;         // [y_width]
-@group(0) @binding(5) var<storage, read> layer_scale: array<f32>;  // [y_width]
-@group(0) @binding(6) var<storage, read> residual: array<f32>;     // [rows, y_width]
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;      // [rows, y_width]
-@group(0) @binding(8) var<uniform> p: Params;
 
 // Sums of q * x of the current piece: for each row, of 4 outputs. Without scales these are the sums of all pieces.
 var<private> d0: vec4<f32>;
@@ -49,13 +24,6 @@ var<private> sums_b: vec4<f32>;
 // Where the rows begin in x.
 var<private> rows_a: vec4<u32>;
 var<private> rows_b: vec4<u32>;
-
-fn scale_of(index: u32) -> f32 {
-    if SCALES == 0u {
-        return bitcast<f32>(scales[index]);
-    }
-    return unpack2(scales[index / 2u], SCALES)[index % 2u];
-}
 
 // Column k of all rows times the weights of 4 outputs.
 fn column(w: vec4<f32>, k: u32) {
@@ -117,27 +85,6 @@ fn scaled(dots: vec4<f32>, sum: f32, scale: vec4<f32>, offset: vec4<f32>) -> vec
     return scale * dots + offset * sum;
 }
 
-fn write(row: u32, first_output: u32, values: vec4<f32>) {
-    if row >= p.rows {
-        return;
-    }
-    for (var j = 0u; j < 4u && first_output + j < p.outputs; j++) {
-        let out = p.first_output + first_output + j;
-        let at = row * p.y_width + out;
-        var value = values[j];
-        if BIAS == 1u {
-            value += bias[out];
-        }
-        if LAYER_SCALE == 1u {
-            value *= layer_scale[out];
-        }
-        if RESIDUAL == 1u {
-            value += residual[at];
-        }
-        y[at] = value;
-    }
-}
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let output = id.x * 4u;
@@ -147,8 +94,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let first = id.y * ROWS;
     let last = p.rows - 1u;
     // Rows and outputs beyond the last repeat it and are not written.
-    rows_a = min(vec4(first, first + 1u, first + 2u, first + 3u), vec4(last)) * p.cols;
-    rows_b = min(vec4(first + 4u, first + 5u, first + 6u, first + 7u), vec4(last)) * p.cols;
+    rows_a = min(vec4(first, first + 1u, first + 2u, first + 3u), vec4(last)) * p.x_width;
+    rows_b = min(vec4(first + 4u, first + 5u, first + 6u, first + 7u), vec4(last)) * p.x_width;
     let outputs = min(vec4(output, output + 1u, output + 2u, output + 3u), vec4(p.outputs - 1u));
     var s0 = vec4(0.0);
     var s1 = vec4(0.0);
@@ -163,10 +110,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var piece = 0u; piece < pieces; piece++) {
         let k = piece * per_piece;
         let at = outputs * pieces + piece;
-        let a = words[at.x];
-        let b = words[at.y];
-        let c = words[at.z];
-        let d = words[at.w];
+        let a = piece_at(at.x);
+        let b = piece_at(at.y);
+        let c = piece_at(at.z);
+        let d = piece_at(at.w);
         if k + per_piece <= p.cols {
             word_of_each(vec4(a.x, b.x, c.x, d.x), k);
             word_of_each(vec4(a.y, b.y, c.y, d.y), k + PER_WORD);
@@ -180,11 +127,13 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         }
         if FORMAT >= 4u {
             let group = outputs * p.groups + k / p.group;
-            let scale = vec4(scale_of(group.x), scale_of(group.y), scale_of(group.z), scale_of(group.w));
-            var offset = -scale * f32((1u << FORMAT) / 2u);
-            if OFFSETS == 1u {
-                offset = vec4(offsets[group.x], offsets[group.y], offsets[group.z], offsets[group.w]);
-            }
+            let scale = vec4(scale_at(group.x), scale_at(group.y), scale_at(group.z), scale_at(group.w));
+            let offset = vec4(
+                offset_at(group.x, scale.x),
+                offset_at(group.y, scale.y),
+                offset_at(group.z, scale.z),
+                offset_at(group.w, scale.w),
+            );
             s0 += scaled(d0, sums_a.x, scale, offset);
             d0 = vec4(0.0);
             if ROWS >= 4u {
@@ -209,16 +158,16 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             sums_b = vec4(0.0);
         }
     }
-    write(first, output, s0 + d0);
+    write_outputs(first, output, s0 + d0);
     if ROWS >= 4u {
-        write(first + 1u, output, s1 + d1);
-        write(first + 2u, output, s2 + d2);
-        write(first + 3u, output, s3 + d3);
+        write_outputs(first + 1u, output, s1 + d1);
+        write_outputs(first + 2u, output, s2 + d2);
+        write_outputs(first + 3u, output, s3 + d3);
     }
     if ROWS == 8u {
-        write(first + 4u, output, s4 + d4);
-        write(first + 5u, output, s5 + d5);
-        write(first + 6u, output, s6 + d6);
-        write(first + 7u, output, s7 + d7);
+        write_outputs(first + 4u, output, s4 + d4);
+        write_outputs(first + 5u, output, s5 + d5);
+        write_outputs(first + 6u, output, s6 + d6);
+        write_outputs(first + 7u, output, s7 + d7);
     }
 }

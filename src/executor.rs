@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gpu::{Gpu, GpuPlan, GpuReader};
 use crate::host::{Host, HostPlan};
 use crate::recording::{Recording, fresh_id};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 
 /// A place that runs recordings. Cloning it is cheap and names the same place.
 #[derive(Clone)]
@@ -33,6 +33,8 @@ pub struct DeviceInfo {
     /// A software adapter's buffers are host memory.
     pub software: bool,
     pub subgroups: bool,
+    /// What holds weights: `Pieces` on software adapters, `Buffer` elsewhere.
+    pub weights: Storage,
     /// The largest buffer range, in bytes, that one binding may cover.
     pub max_binding_bytes: u64,
     /// The largest buffer, in bytes.
@@ -62,6 +64,7 @@ impl Device {
                 backend: "CPU".into(),
                 software: true,
                 subgroups: false,
+                weights: Storage::Buffer,
                 max_binding_bytes: u64::MAX,
                 max_buffer_bytes: u64::MAX,
             },
@@ -86,7 +89,7 @@ impl Device {
         Pool { device: self.clone(), tensors: Vec::new() }
     }
 
-    /// Copies bytes into a tensor at a byte offset that is a multiple of 4.
+    /// Copies bytes into a tensor at a byte offset that is a multiple of 4; of a texel's bytes where textures hold it.
     ///
     /// # Errors
     /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
@@ -180,12 +183,17 @@ impl Pool {
         &self.device
     }
 
-    /// Allocates a zeroed tensor.
+    /// Allocates a zeroed tensor in a buffer.
     ///
     /// # Errors
     /// `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
     pub fn alloc(&mut self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
-        let tensor = Tensor::new(fresh_id(), dtype, shape);
+        self.alloc_in(Storage::Buffer, dtype, shape)
+    }
+
+    /// As [`Pool::alloc`], in a buffer or a texture. Textures cannot be read back.
+    pub fn alloc_in(&mut self, storage: Storage, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let tensor = Tensor::new(fresh_id(), dtype, shape).stored(storage);
         self.add(tensor)?;
         Ok(tensor)
     }
@@ -213,12 +221,12 @@ impl Pool {
 
     /// Bytes of this pool's tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.iter().map(|t| t.size_bytes() as u64).sum()
+        self.tensors.iter().map(|t| t.held_bytes() as u64).sum()
     }
 
     pub(crate) fn add(&mut self, tensor: Tensor) -> Result<()> {
         let inner = &self.device.0;
-        let bytes = tensor.size_bytes() as u64;
+        let bytes = tensor.held_bytes() as u64;
         match &inner.place {
             Place::Gpu(gpu) => gpu.alloc(tensor, inner.held_bytes.load(Ordering::Relaxed))?,
             Place::Host(host) => host.alloc(tensor),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::executor::{DeviceInfo, Pool};
 use crate::recording::{Access, Dispatch, Kernel, Recording};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, MAX_TEXELS, Storage, TEXELS_A_ROW, Tensor};
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
@@ -23,8 +23,8 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: DeviceInfo,
-    buffers: Mutex<HashMap<u32, wgpu::Buffer>>,
-    layouts: Mutex<HashMap<Vec<Access>, wgpu::BindGroupLayout>>,
+    memory: Mutex<HashMap<u32, Memory>>,
+    layouts: Mutex<HashMap<Vec<(Access, Storage)>, wgpu::BindGroupLayout>>,
     pipelines: Mutex<HashMap<String, wgpu::ComputePipeline>>,
     /// The first error that the device reported and nobody has been told of.
     fault: Arc<Mutex<Option<Error>>>,
@@ -32,6 +32,21 @@ pub struct Gpu {
     lost: Arc<Mutex<Option<String>>>,
     /// Bytes uploaded since the device last caught up.
     pending_upload: Mutex<usize>,
+}
+
+/// What holds a tensor.
+enum Memory {
+    Buffer(wgpu::Buffer),
+    Texture(wgpu::Texture, wgpu::TextureView),
+}
+
+impl Memory {
+    fn buffer(&self) -> &wgpu::Buffer {
+        match self {
+            Memory::Buffer(buffer) => buffer,
+            Memory::Texture(..) => panic!("textures are not read back"),
+        }
+    }
 }
 
 /// A recording's pipelines, bind groups and grid sizes.
@@ -62,11 +77,14 @@ impl Candidate {
 fn device_info(adapter: &wgpu::Adapter) -> DeviceInfo {
     let info = adapter.get_info();
     let limits = adapter.limits();
+    // Browsers do not say which adapters are software; theirs is SwiftShader.
+    let software = info.device_type == wgpu::DeviceType::Cpu || info.name.contains("SwiftShader");
     DeviceInfo {
         name: info.name,
         backend: format!("{:?}", info.backend),
-        software: info.device_type == wgpu::DeviceType::Cpu,
+        software,
         subgroups: adapter.features().contains(wgpu::Features::SUBGROUP),
+        weights: if software { Storage::Pieces } else { Storage::Buffer },
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
     }
@@ -162,7 +180,7 @@ impl Gpu {
             device,
             queue,
             info,
-            buffers: Mutex::default(),
+            memory: Mutex::default(),
             layouts: Mutex::default(),
             pipelines: Mutex::default(),
             fault,
@@ -195,42 +213,63 @@ impl Gpu {
     }
 
     pub(crate) fn alloc(&self, tensor: Tensor, held: u64) -> Result<()> {
-        let size = (tensor.size_bytes() as u64).max(4);
-        if size > self.info.max_buffer_bytes {
-            return Err(Error::Limit { name: "maxBufferSize".into(), need: size, have: self.info.max_buffer_bytes });
-        }
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let memory = match tensor.storage {
+            Storage::Buffer => {
+                let size = (tensor.size_bytes() as u64).max(4);
+                check_limit("maxBufferSize", size, self.info.max_buffer_bytes)?;
+                Memory::Buffer(self.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: None,
+                    size,
+                    usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                }))
+            }
+            Storage::Words | Storage::Pieces => {
+                let rows = tensor.held_bytes() / tensor.storage.texel_bytes() / TEXELS_A_ROW;
+                check_limit("maxTextureDimension2D", rows as u64, (MAX_TEXELS / TEXELS_A_ROW) as u64)?;
+                let texture = self.device.create_texture(&wgpu::TextureDescriptor {
+                    label: None,
+                    size: texels(TEXELS_A_ROW, rows.max(1)),
+                    mip_level_count: 1,
+                    sample_count: 1,
+                    dimension: wgpu::TextureDimension::D2,
+                    format: texture_format(tensor.storage),
+                    usage: wgpu::TextureUsages::TEXTURE_BINDING
+                        | wgpu::TextureUsages::STORAGE_BINDING
+                        | wgpu::TextureUsages::COPY_DST,
+                    view_formats: &[],
+                });
+                let view = texture.create_view(&Default::default());
+                Memory::Texture(texture, view)
+            }
+        };
         self.check().map_err(|error| match error {
-            Error::OutOfMemory { .. } => Error::OutOfMemory { asked: size, held, hint: OOM_HINT.into() },
+            Error::OutOfMemory { .. } => {
+                Error::OutOfMemory { asked: tensor.held_bytes() as u64, held, hint: OOM_HINT.into() }
+            }
             other => other,
         })?;
-        self.buffers.lock().unwrap().insert(tensor.id, buffer);
+        self.memory.lock().unwrap().insert(tensor.id, memory);
         Ok(())
     }
 
     pub(crate) fn free(&self, id: u32) {
-        if let Some(buffer) = self.buffers.lock().unwrap().remove(&id) {
-            buffer.destroy();
+        match self.memory.lock().unwrap().remove(&id) {
+            Some(Memory::Buffer(buffer)) => buffer.destroy(),
+            Some(Memory::Texture(texture, _)) => texture.destroy(),
+            None => {}
         }
     }
 
     pub(crate) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check()?;
-        let whole = bytes.len() & !3;
-        {
-            let buffers = self.buffers.lock().unwrap();
-            let buffer = &buffers[&tensor.id];
-            self.queue.write_buffer(buffer, offset as u64, &bytes[..whole]);
-            if whole < bytes.len() {
-                let mut last = [0; 4];
-                last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-                self.queue.write_buffer(buffer, (offset + whole) as u64, &last);
-            }
+        let unit = tensor.storage.texel_bytes();
+        let (whole, rest) = bytes.split_at(bytes.len() / unit * unit);
+        self.write_texels(tensor, offset, whole);
+        if !rest.is_empty() {
+            let mut last = [0; 16];
+            last[..rest.len()].copy_from_slice(rest);
+            self.write_texels(tensor, offset + whole.len(), &last[..unit]);
         }
         let mut pending = self.pending_upload.lock().unwrap();
         *pending += bytes.len();
@@ -240,6 +279,39 @@ impl Gpu {
             self.wait()?;
         }
         Ok(())
+    }
+
+    /// Writes whole words to a buffer, whole texels to a texture.
+    fn write_texels(&self, tensor: Tensor, offset: usize, bytes: &[u8]) {
+        let memory = self.memory.lock().unwrap();
+        let texture = match &memory[&tensor.id] {
+            Memory::Buffer(buffer) => return self.queue.write_buffer(buffer, offset as u64, bytes),
+            Memory::Texture(texture, _) => texture,
+        };
+        let row_bytes = TEXELS_A_ROW * tensor.storage.texel_bytes();
+        let (mut at, mut left) = (offset, bytes);
+        while !left.is_empty() {
+            let column = at % row_bytes;
+            // The rest of a row, or all whole rows at once.
+            let whole = if column == 0 { left.len() / row_bytes * row_bytes } else { 0 };
+            let (now, later) = left.split_at(whole.max(left.len().min(row_bytes - column)));
+            let rows = now.len().div_ceil(row_bytes);
+            self.queue.write_texture(
+                wgpu::TexelCopyTextureInfo {
+                    origin: wgpu::Origin3d {
+                        x: (column / tensor.storage.texel_bytes()) as u32,
+                        y: (at / row_bytes) as u32,
+                        z: 0,
+                    },
+                    ..texture.as_image_copy()
+                },
+                now,
+                wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(row_bytes as u32), rows_per_image: None },
+                texels(now.len() / rows / tensor.storage.texel_bytes(), rows),
+            );
+            at += now.len();
+            left = later;
+        }
     }
 
     /// Waits until the device has done everything. Does nothing in a browser, where only awaiting a read waits.
@@ -275,31 +347,25 @@ impl Gpu {
         self.queue.write_buffer(&params_buffer, 0, &params);
         let mut steps = Vec::with_capacity(recording.dispatches.len());
         for (dispatch, offset) in recording.dispatches.iter().zip(params_at) {
-            let layout = self.layout(&dispatch.operands.iter().map(|(_, access)| *access).collect::<Vec<_>>());
+            let layout = self.layout(&dispatch.operands.iter().map(|(t, a)| (*a, t.storage)).collect::<Vec<_>>());
             let pipeline = self.pipeline(dispatch, &layout);
-            let buffers = self.buffers.lock().unwrap();
+            let memory = self.memory.lock().unwrap();
             let mut entries = Vec::with_capacity(dispatch.operands.len() + 1);
             for (binding, (tensor, _)) in dispatch.operands.iter().enumerate() {
                 let id = shared.place.get(&tensor.id).unwrap_or(&tensor.id);
-                let buffer = buffers.get(id).ok_or_else(|| Error::State {
+                let held = memory.get(id).ok_or_else(|| Error::State {
                     reason: format!("{}: operand {binding} has no memory on this device", dispatch.kernel.name),
                 })?;
-                let size = (tensor.size_bytes() as u64).max(4);
-                if size > self.info.max_binding_bytes {
-                    return Err(Error::Limit {
-                        name: "maxStorageBufferBindingSize".into(),
-                        need: size,
-                        have: self.info.max_binding_bytes,
-                    });
-                }
-                entries.push(wgpu::BindGroupEntry {
-                    binding: binding as u32,
-                    resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                        buffer,
-                        offset: 0,
-                        size: std::num::NonZeroU64::new(size),
-                    }),
-                });
+                let resource = match held {
+                    Memory::Buffer(buffer) => {
+                        let size = (tensor.size_bytes() as u64).max(4);
+                        check_limit("maxStorageBufferBindingSize", size, self.info.max_binding_bytes)?;
+                        let size = std::num::NonZeroU64::new(size);
+                        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset: 0, size })
+                    }
+                    Memory::Texture(_, view) => wgpu::BindingResource::TextureView(view),
+                };
+                entries.push(wgpu::BindGroupEntry { binding: binding as u32, resource });
             }
             entries.push(wgpu::BindGroupEntry {
                 binding: entries.len() as u32,
@@ -320,23 +386,35 @@ impl Gpu {
         Ok(GpuPlan { steps })
     }
 
-    fn layout(&self, access: &[Access]) -> wgpu::BindGroupLayout {
-        let mut layouts = self.layouts.lock().unwrap();
+    fn layout(&self, operands: &[(Access, Storage)]) -> wgpu::BindGroupLayout {
+        let buffer = |ty| wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
         let make = || {
-            let storage = access.iter().map(|a| wgpu::BufferBindingType::Storage { read_only: *a == Access::Read });
-            let entries: Vec<_> = storage
-                .chain([wgpu::BufferBindingType::Uniform])
+            let operands = operands.iter().map(|&(access, storage)| match (storage, access) {
+                (Storage::Buffer, _) => buffer(wgpu::BufferBindingType::Storage { read_only: access == Access::Read }),
+                (_, Access::Read) => wgpu::BindingType::Texture {
+                    sample_type: wgpu::TextureSampleType::Uint,
+                    view_dimension: wgpu::TextureViewDimension::D2,
+                    multisampled: false,
+                },
+                (_, Access::Write) => wgpu::BindingType::StorageTexture {
+                    access: wgpu::StorageTextureAccess::WriteOnly,
+                    format: texture_format(storage),
+                    view_dimension: wgpu::TextureViewDimension::D2,
+                },
+            });
+            let entries: Vec<_> = operands
+                .chain([buffer(wgpu::BufferBindingType::Uniform)])
                 .enumerate()
                 .map(|(binding, ty)| wgpu::BindGroupLayoutEntry {
                     binding: binding as u32,
                     visibility: wgpu::ShaderStages::COMPUTE,
-                    ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+                    ty,
                     count: None,
                 })
                 .collect();
             self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
         };
-        layouts.entry(access.to_vec()).or_insert_with(make).clone()
+        self.layouts.lock().unwrap().entry(operands.to_vec()).or_insert_with(make).clone()
     }
 
     fn pipeline(&self, dispatch: &Dispatch, layout: &wgpu::BindGroupLayout) -> wgpu::ComputePipeline {
@@ -401,11 +479,11 @@ impl Gpu {
         let size = out.len() as u64;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
-            let buffers = self.buffers.lock().unwrap();
+            let memory = self.memory.lock().unwrap();
             let mut at = 0;
             for tensor in tensors {
                 let bytes = tensor.size_bytes() as u64;
-                encoder.copy_buffer_to_buffer(&buffers[&tensor.id], 0, &reader.buffer, at, bytes);
+                encoder.copy_buffer_to_buffer(memory[&tensor.id].buffer(), 0, &reader.buffer, at, bytes);
                 at += bytes;
             }
         }
@@ -428,6 +506,22 @@ impl Gpu {
         }
         reader.buffer.unmap();
         Ok(())
+    }
+}
+
+fn check_limit(name: &str, need: u64, have: u64) -> Result<()> {
+    if need > have { Err(Error::Limit { name: name.into(), need, have }) } else { Ok(()) }
+}
+
+fn texels(width: usize, height: usize) -> wgpu::Extent3d {
+    wgpu::Extent3d { width: width as u32, height: height as u32, depth_or_array_layers: 1 }
+}
+
+fn texture_format(storage: Storage) -> wgpu::TextureFormat {
+    match storage {
+        Storage::Words => wgpu::TextureFormat::R32Uint,
+        Storage::Pieces => wgpu::TextureFormat::Rgba32Uint,
+        Storage::Buffer => unreachable!("buffers have no texels"),
     }
 }
 
@@ -460,7 +554,8 @@ fn share_scratch(recording: &Recording) -> SharedScratch {
     scratch.sort_by_key(|(_, life)| life.0);
     let mut shared = SharedScratch { place: HashMap::new(), buffers: Vec::new() };
     for (tensor, (first, last)) in scratch {
-        let free = shared.buffers.iter_mut().filter(|(_, busy_until)| *busy_until < first);
+        let alike = |(t, busy_until): &&mut (Tensor, usize)| t.storage == tensor.storage && *busy_until < first;
+        let free = shared.buffers.iter_mut().filter(alike);
         let fit = free.min_by_key(|(t, _)| {
             let short = tensor.size_bytes().saturating_sub(t.size_bytes());
             (short, t.size_bytes())
@@ -468,7 +563,7 @@ fn share_scratch(recording: &Recording) -> SharedScratch {
         match fit {
             Some((owner, busy_until)) => {
                 if owner.size_bytes() < tensor.size_bytes() {
-                    *owner = Tensor::new(owner.id, DType::U32, &[tensor.size_bytes() / 4]);
+                    *owner = Tensor::new(owner.id, DType::U32, &[tensor.size_bytes() / 4]).stored(owner.storage);
                 }
                 *busy_until = last;
                 shared.place.insert(tensor.id, owner.id);

@@ -3,7 +3,7 @@
 //! A row's elements stand in whole 16-byte groups, zeros behind the last (32 four-bit, 16 eight-bit, 8 sixteen-bit or
 //! 4 f32 elements a group), low bits first. Integers are unsigned; an element is `scale * q + offset` with one scale and
 //! one offset for `group` neighbours of a row. Without offsets an integer's is `-scale * 2^(bits - 1)`.
-//! A matrix larger than one binding is several parts, one below the other.
+//! A matrix larger than one binding or texture is several parts, one below the other.
 
 use half::{bf16, f16};
 
@@ -66,14 +66,14 @@ pub fn dtype_code(dtype: DType) -> f64 {
     }
 }
 
-/// Some neighbouring rows of a matrix, in buffers of their own.
+/// Some neighbouring rows of a matrix, in buffers or textures of their own.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
     /// Rows of the matrix above this part.
     pub first_row: usize,
     pub rows: usize,
     pub format: Format,
-    /// U32 [rows, row_words].
+    /// U32 [rows, row_words]; in textures, four words a texel.
     pub words: Tensor,
     /// Floats [rows, groups]; integers only.
     pub scales: Option<Tensor>,
@@ -93,19 +93,9 @@ impl Matrix {
     /// A matrix of f32 values stored as `format`, one of the float formats.
     pub fn from_f32(pool: &mut Pool, rows: usize, cols: usize, values: &[f32], format: Format) -> Result<Matrix> {
         assert_eq!(values.len(), rows * cols);
-        let row_words = format.row_words(cols);
-        let mut words = vec![0u32; rows * row_words];
-        for (row, values) in words.chunks_mut(row_words).zip(values.chunks(cols)) {
-            for (c, &v) in values.iter().enumerate() {
-                match format {
-                    Format::F32 => row[c] = v.to_bits(),
-                    Format::F16 => row[c / 2] |= u32::from(f16::from_f32(v).to_bits()) << (16 * (c % 2)),
-                    Format::BF16 => row[c / 2] |= u32::from(bf16::from_f32(v).to_bits()) << (16 * (c % 2)),
-                    Format::Int { .. } => panic!("from_f32 stores floats"),
-                }
-            }
-        }
-        let words = pool.u32(&[rows, row_words], &words)?;
+        let storage = pool.device().info().weights;
+        let words = pool.alloc_in(storage, DType::U32, &[rows, format.row_words(cols)])?;
+        pool.device().write_all(words, &pack_f32(cols, values, format))?;
         let part = Part { first_row: 0, rows, format, words, scales: None, offsets: None };
         Ok(Matrix { rows, cols, parts: vec![part] })
     }
@@ -113,8 +103,25 @@ impl Matrix {
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
         let tensors = self.parts.iter().flat_map(|p| [Some(p.words), p.scales, p.offsets]).flatten();
-        tensors.map(|t| t.size_bytes() as u64).sum()
+        tensors.map(|t| t.held_bytes() as u64).sum()
     }
+}
+
+/// The words of rows of `cols` f32 values stored as `format`, one of the float formats.
+pub fn pack_f32(cols: usize, values: &[f32], format: Format) -> Vec<u32> {
+    let row_words = format.row_words(cols);
+    let mut words = vec![0u32; values.len() / cols * row_words];
+    for (row, values) in words.chunks_mut(row_words).zip(values.chunks(cols)) {
+        for (c, &v) in values.iter().enumerate() {
+            match format {
+                Format::F32 => row[c] = v.to_bits(),
+                Format::F16 => row[c / 2] |= u32::from(f16::from_f32(v).to_bits()) << (16 * (c % 2)),
+                Format::BF16 => row[c / 2] |= u32::from(bf16::from_f32(v).to_bits()) << (16 * (c % 2)),
+                Format::Int { .. } => panic!("pack_f32 stores floats"),
+            }
+        }
+    }
+    words
 }
 
 /// Reads float `index` of an array of `dtype` floats in 32-bit words.

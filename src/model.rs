@@ -4,7 +4,7 @@ use crate::checkpoint::Checkpoint;
 use crate::clip::{AttentionPool, ItmHead};
 use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
-use crate::executor::{Device, Pool};
+use crate::executor::{Device, DeviceInfo, Pool};
 use crate::forward::Array;
 use crate::gguf::Gguf;
 use crate::image::Preprocessor;
@@ -162,7 +162,7 @@ impl Opened {
     pub async fn load(self, device: &Device, on_progress: &mut dyn FnMut(Progress)) -> Result<Model> {
         let Opened { config, preprocessor, checkpoint, tokenizer } = self;
         let info = device.info();
-        let plan = plan(&checkpoint, &config, info.max_binding_bytes).await?;
+        let plan = plan(&checkpoint, &config, &info).await?;
         if plan.largest_buffer > info.max_buffer_bytes {
             let name = "maxBufferSize".into();
             return Err(Error::Limit { name, need: plan.largest_buffer, have: info.max_buffer_bytes });
@@ -271,12 +271,12 @@ impl Parts {
     }
 }
 
-/// What a checkpoint needs of a device whose largest binding is `max_binding_bytes`; reads no weights.
+/// What a checkpoint needs of a device; reads no weights.
 ///
 /// # Errors
 /// `E_MISSING_TENSOR`, `E_SHAPE` and `E_DTYPE` where the checkpoint does not fit its `config.json`.
-pub async fn plan(checkpoint: &Checkpoint, config: &Config, max_binding_bytes: u64) -> Result<ModelPlan> {
-    let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), max_binding_bytes);
+pub async fn plan(checkpoint: &Checkpoint, config: &Config, device: &DeviceInfo) -> Result<ModelPlan> {
+    let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), device);
     let mut parts = Vec::new();
     let mut before = 0;
     Parts::load(&mut loader, config, &mut |name, bytes| {

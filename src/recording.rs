@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::Pod;
 
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 
 /// One op's code: the WGSL source (`shaders/common.wgsl` is put in front of it) and the same meaning in Rust.
 ///
@@ -62,7 +62,12 @@ impl Recording {
     /// A tensor that holds values between dispatches of this recording only. Executors let scratch tensors whose
     /// lives do not overlap share memory, so its first use must write all of it.
     pub fn scratch(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
-        let tensor = Tensor::new(fresh_id(), dtype, shape);
+        self.scratch_in(Storage::Buffer, dtype, shape)
+    }
+
+    /// As [`Recording::scratch`], in a buffer or a texture.
+    pub fn scratch_in(&mut self, storage: Storage, dtype: DType, shape: &[usize]) -> Tensor {
+        let tensor = Tensor::new(fresh_id(), dtype, shape).stored(storage);
         self.scratch.push(tensor);
         tensor
     }

@@ -19,12 +19,46 @@ impl DType {
     }
 }
 
+/// What holds a tensor's words on a GPU. On software adapters a load from a texture costs a fifth of one from a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Storage {
+    Buffer,
+    /// A texture of one 32-bit word a texel (`r32uint`), [`TEXELS_A_ROW`] texels a row.
+    Words,
+    /// A texture of four 32-bit words a texel (`rgba32uint`), [`TEXELS_A_ROW`] texels a row.
+    Pieces,
+}
+
+/// Width of the textures that hold tensors: texel `i` is at (i mod 1024, i / 1024).
+pub const TEXELS_A_ROW: usize = 1024;
+/// The most texels that such a texture has: WebGPU's default `maxTextureDimension2D` rows, 128 MiB of pieces.
+pub const MAX_TEXELS: usize = TEXELS_A_ROW * 8192;
+
+impl Storage {
+    /// Where single words lie beside pieces that lie here.
+    pub fn of_words(self) -> Storage {
+        match self {
+            Storage::Buffer => Storage::Buffer,
+            Storage::Words | Storage::Pieces => Storage::Words,
+        }
+    }
+
+    /// Bytes a texel; of a buffer, bytes a word.
+    pub fn texel_bytes(self) -> usize {
+        match self {
+            Storage::Buffer | Storage::Words => 4,
+            Storage::Pieces => 16,
+        }
+    }
+}
+
 /// A handle to device memory: row-major and contiguous. Copying it copies no data; the [`Pool`](crate::executor::Pool)
 /// that made it owns the memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Tensor {
     pub id: u32,
     pub dtype: DType,
+    pub storage: Storage,
     dims: [usize; 4],
     rank: u8,
 }
@@ -36,7 +70,12 @@ impl Tensor {
         assert!(shape.len() <= 4, "a tensor has at most 4 axes, not {shape:?}");
         let mut dims = [1; 4];
         dims[..shape.len()].copy_from_slice(shape);
-        Tensor { id, dtype, dims, rank: shape.len() as u8 }
+        Tensor { id, dtype, storage: Storage::Buffer, dims, rank: shape.len() as u8 }
+    }
+
+    /// The same tensor, held otherwise.
+    pub fn stored(self, storage: Storage) -> Tensor {
+        Tensor { storage, ..self }
     }
 
     pub fn shape(&self) -> &[usize] {
@@ -57,6 +96,16 @@ impl Tensor {
         (self.len() * self.dtype.bytes()).next_multiple_of(4)
     }
 
+    /// Bytes of device memory that it takes: textures have whole rows.
+    pub fn held_bytes(&self) -> usize {
+        match self.storage {
+            Storage::Buffer => self.size_bytes(),
+            Storage::Words | Storage::Pieces => {
+                self.size_bytes().next_multiple_of(self.storage.texel_bytes() * TEXELS_A_ROW)
+            }
+        }
+    }
+
     /// The length of the last axis.
     pub fn width(&self) -> usize {
         self.shape().last().copied().unwrap_or(1)
@@ -69,7 +118,7 @@ impl Tensor {
 
     /// The same memory seen with another shape of as many elements.
     pub fn reshape(self, shape: &[usize]) -> Tensor {
-        let new = Tensor::new(self.id, self.dtype, shape);
+        let new = Tensor::new(self.id, self.dtype, shape).stored(self.storage);
         assert_eq!(new.len(), self.len(), "reshape {:?} to {shape:?}", self.shape());
         new
     }

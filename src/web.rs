@@ -171,7 +171,7 @@ pub async fn load(name: String, files: JsValue, on_progress: Function, budget: f
         let source = |files: &JsValue| Box::new(Fetched { name: name.clone(), files: files.clone() });
         if budget > 0.0 {
             let checkpoint = Checkpoint::open(source(&files)).await?;
-            let parts = plan(&checkpoint, &checkpoint.config, device.info().max_binding_bytes).await?.parts;
+            let parts = plan(&checkpoint, &checkpoint.config, &device.info()).await?.parts;
             let need = parts.iter().map(|(_, bytes)| bytes).sum();
             if need > budget as u64 {
                 return Err(Error::Limit { name: "memoryBudget".into(), need, have: budget as u64 });

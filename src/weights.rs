@@ -6,11 +6,11 @@
 use crate::checkpoint::{Checkpoint, Requirement, TensorInfo, TensorType};
 use crate::config::QuantizationConfig;
 use crate::error::{Error, Result};
-use crate::executor::Pool;
+use crate::executor::{DeviceInfo, Pool};
 use crate::gguf::{self, Repacked};
 use crate::matrix::{Format, Matrix, Part};
 use crate::ops::rope::RopeTables;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 
 /// Bytes of host memory that tensors pass through.
 const STAGING_BYTES: usize = 4 << 20;
@@ -22,8 +22,10 @@ pub type OnBytes<'a> = &'a mut dyn FnMut(u64);
 pub struct Loader<'a> {
     checkpoint: &'a Checkpoint,
     quantization: Option<&'a QuantizationConfig>,
-    /// The largest binding of the device, in bytes.
-    max_part_bytes: u64,
+    /// The largest buffer binding of the device, in bytes.
+    max_binding_bytes: u64,
+    /// What holds the words of matrices.
+    storage: Storage,
     mode: Mode<'a>,
     /// What the calls asked for, with the bytes that it takes on the device.
     pub requirements: Vec<Requirement>,
@@ -48,16 +50,17 @@ struct Stored {
 }
 
 impl<'a> Loader<'a> {
-    /// A loader that reads nothing and collects what a model needs.
+    /// A loader that reads nothing and collects what a model needs of a device.
     pub fn plan(
         checkpoint: &'a Checkpoint,
         quantization: Option<&'a QuantizationConfig>,
-        max_part_bytes: u64,
+        device: &DeviceInfo,
     ) -> Loader<'a> {
         Loader {
             checkpoint,
             quantization,
-            max_part_bytes,
+            max_binding_bytes: device.max_binding_bytes,
+            storage: device.weights,
             mode: Mode::Plan,
             requirements: Vec::new(),
             device_bytes: 0,
@@ -72,8 +75,8 @@ impl<'a> Loader<'a> {
         pool: &'a mut Pool,
         on_bytes: OnBytes<'a>,
     ) -> Loader<'a> {
-        let max_part_bytes = pool.device().info().max_binding_bytes;
-        Loader { mode: Mode::Load { pool, on_bytes }, ..Loader::plan(checkpoint, quantization, max_part_bytes) }
+        let plan = Loader::plan(checkpoint, quantization, &pool.device().info());
+        Loader { mode: Mode::Load { pool, on_bytes }, ..plan }
     }
 
     /// Whether the checkpoint has a tensor of this name.
@@ -233,8 +236,7 @@ impl<'a> Loader<'a> {
         // Neighbours of one format share a part.
         for alike in stored.chunk_by(|a, b| (a.format, a.scales, a.offsets) == (b.format, b.scales, b.offsets)) {
             let total: usize = alike.iter().map(|s| s.rows).sum();
-            let row_bytes = alike[0].format.row_words(cols) as u64 * 4;
-            let most = (self.max_part_bytes / row_bytes).max(1) as usize;
+            let most = self.most_rows(alike[0].format, cols);
             for from in (0..total).step_by(most) {
                 let part = self.part(alike, cols, first_row, from..total.min(from + most)).await?;
                 parts.push(part);
@@ -242,6 +244,16 @@ impl<'a> Loader<'a> {
             }
         }
         Ok(Matrix { rows, cols, parts })
+    }
+
+    /// Rows of `cols` elements that one part can hold.
+    fn most_rows(&self, format: Format, cols: usize) -> usize {
+        let row_words = format.row_words(cols);
+        let most = match self.storage {
+            Storage::Buffer => (self.max_binding_bytes / (row_words as u64 * 4)) as usize,
+            _ => MAX_TEXELS / (row_words / 4).max(format.groups(cols)),
+        };
+        most.max(1)
     }
 
     /// Rows `range` of the stacked matrices `alike`.
@@ -256,18 +268,18 @@ impl<'a> Loader<'a> {
         let rows = range.len();
         let (row_words, groups) = (format.row_words(cols), format.groups(cols));
         let tensors = [
-            Some((DType::U32, row_words)),
-            scales.map(|dtype| (dtype, groups)),
-            offsets.then_some((DType::F32, groups)),
+            Some((self.storage, DType::U32, row_words)),
+            scales.map(|dtype| (self.storage.of_words(), dtype, groups)),
+            offsets.then_some((self.storage.of_words(), DType::F32, groups)),
         ];
         let mut made = [None; 3];
         for (slot, wanted) in made.iter_mut().zip(tensors) {
-            let Some((dtype, width)) = wanted else { continue };
+            let Some((storage, dtype, width)) = wanted else { continue };
             let tensor = match &mut self.mode {
-                Mode::Plan => Tensor::new(0, dtype, &[rows, width]),
-                Mode::Load { pool, .. } => pool.alloc(dtype, &[rows, width])?,
+                Mode::Plan => Tensor::new(0, dtype, &[rows, width]).stored(storage),
+                Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, &[rows, width])?,
             };
-            self.device_bytes += tensor.size_bytes() as u64;
+            self.device_bytes += tensor.held_bytes() as u64;
             self.largest_buffer = self.largest_buffer.max(tensor.size_bytes() as u64);
             *slot = Some(tensor);
         }

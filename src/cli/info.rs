@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use qllama::Result;
+use qllama::executor::{Device, DeviceInfo};
 use qllama::gpu::candidates;
 use qllama::model::plan;
 
@@ -15,7 +16,8 @@ const PORTABLE_BINDING_BYTES: u64 = 128 << 20;
 pub async fn run(args: InfoArgs) -> Result<()> {
     let checkpoint = checkpoint(&args.common).await?;
     let config = checkpoint.config.clone();
-    let needs = plan(&checkpoint, &config, PORTABLE_BINDING_BYTES).await?;
+    let portable = DeviceInfo { max_binding_bytes: PORTABLE_BINDING_BYTES, ..Device::cpu().info() };
+    let needs = plan(&checkpoint, &config, &portable).await?;
     let bytes: u64 = needs.parts.iter().map(|(_, bytes)| bytes).sum();
     let text = &config.text;
     let mut kinds: BTreeMap<String, (usize, u64)> = BTreeMap::new();

@@ -2,13 +2,20 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, Rows, grid, read, write};
+use super::{LANES, Rows, grid, read, reading_matrix, write};
 use crate::matrix::{Format, Matrix, dtype_code, unpack_row};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 
-static KERNEL: Kernel =
-    Kernel { name: "embed", source: include_str!("../../shaders/embed.wgsl"), reference, subgroups: false };
+static FROM_BUFFERS: Kernel =
+    Kernel { name: "embed", source: reading_matrix!("matrix_buffers.wgsl", "embed.wgsl"), reference, subgroups: false };
+
+static FROM_TEXTURES: Kernel = Kernel {
+    name: "embed, textures",
+    source: reading_matrix!("matrix_textures.wgsl", "embed.wgsl"),
+    reference,
+    subgroups: false,
+};
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -60,15 +67,19 @@ pub fn embed(r: &mut Recording, table: &Matrix, ids: Tensor, out: Tensor, rows: 
             group: group as u32,
             groups: part.format.groups(table.cols) as u32,
         };
-        // An operand that is not there is never read: any tensor stands in for it.
+        // Scales and offsets that are not there are never read: the words stand in for them.
         let operands = [
             read(ids),
             read(part.words),
-            read(part.scales.unwrap_or(ids)),
-            read(part.offsets.unwrap_or(ids)),
+            read(part.scales.unwrap_or(part.words)),
+            read(part.offsets.unwrap_or(part.words)),
             write(out),
         ];
-        r.dispatch(&KERNEL, &constants, &operands, params, grid(rows.count()));
+        let kernel = match part.words.storage {
+            Storage::Buffer => &FROM_BUFFERS,
+            _ => &FROM_TEXTURES,
+        };
+        r.dispatch(kernel, &constants, &operands, params, grid(rows.count()));
     }
 }
 
@@ -96,46 +107,7 @@ fn reference(call: &Call) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::Pool;
-    use crate::matrix::Part;
-    use crate::ops::testing::{Random, compare, play_both};
-
-    /// A table of random words in parts of at most `part_rows` rows; integers have scales of `scales`.
-    fn random_table(
-        pool: &mut Pool,
-        random: &mut Random,
-        (rows, cols): (usize, usize),
-        format: Format,
-        scales: DType,
-        offsets: bool,
-        part_rows: usize,
-    ) -> Matrix {
-        let mut parts = Vec::new();
-        for first_row in (0..rows).step_by(part_rows) {
-            let rows = part_rows.min(rows - first_row);
-            if let Format::Int { .. } = format {
-                let (row_words, groups) = (format.row_words(cols), format.groups(cols));
-                let words: Vec<u32> = (0..rows * row_words).map(|_| random.next_u32()).collect();
-                let words = pool.u32(&[rows, row_words], &words).unwrap();
-                let values = random.f32s(rows * groups);
-                let scales = match scales {
-                    DType::F16 => {
-                        let tensor = pool.alloc(DType::F16, &[rows, groups]).unwrap();
-                        let halves: Vec<_> = values.iter().map(|v| half::f16::from_f32(*v)).collect();
-                        pool.device().write_all(tensor, &halves).unwrap();
-                        tensor
-                    }
-                    _ => pool.f32(&[rows, groups], &values).unwrap(),
-                };
-                let offsets = offsets.then(|| pool.f32(&[rows, groups], &random.f32s(rows * groups)).unwrap());
-                parts.push(Part { first_row, rows, format, words, scales: Some(scales), offsets });
-            } else {
-                let one = Matrix::from_f32(pool, rows, cols, &random.f32s(rows * cols), format).unwrap();
-                parts.push(Part { first_row, ..one.parts[0] });
-            }
-        }
-        Matrix { rows, cols, parts }
-    }
+    use crate::ops::testing::{Shape, compare, play_both, random_matrix};
 
     #[test]
     fn gpu_equals_reference() {
@@ -149,11 +121,20 @@ mod tests {
             (Format::Int { bits: 8, group: 16 }, DType::F16, false),
         ];
         for (format, scales, offsets) in formats {
-            for (vocab, cols, part_rows) in [(1, 1, 1), (331, 60, 331), (67, 173, 20), (12, 4096, 5)] {
+            for (rows, cols, part_rows, storage) in [
+                (1, 1, 1, Storage::Buffer),
+                (331, 60, 331, Storage::Pieces),
+                (331, 60, 331, Storage::Buffer),
+                (67, 173, 20, Storage::Pieces),
+                (67, 173, 20, Storage::Buffer),
+                (12, 4096, 5, Storage::Pieces),
+            ] {
+                let shape = Shape { rows, cols, format, scales, offsets, part_rows, storage };
+                let vocab = rows;
                 for (batch, rows, stride, first) in [(1, 1, 1, 0), (1, 7, 7, 0), (3, 5, 11, 4)] {
-                    let case = format!("{format:?} {scales:?} {vocab} {cols} {part_rows} {batch} {rows}");
+                    let case = format!("{format:?} {scales:?} {vocab} {cols} {part_rows} {storage:?} {batch} {rows}");
                     compare(&case, 1e-13, |pool, r, random| {
-                        let table = random_table(pool, random, (vocab, cols), format, scales, offsets, part_rows);
+                        let table = random_matrix(pool, random, shape);
                         let mut ids: Vec<u32> = (0..batch * rows).map(|_| random.below(vocab as u32)).collect();
                         ids[0] = vocab as u32 - 1;
                         let ids = pool.u32(&[batch * rows], &ids).unwrap();
@@ -171,7 +152,9 @@ mod tests {
     #[test]
     fn an_id_outside_the_table_leaves_its_row() {
         let outputs = play_both(1, |pool, r, random| {
-            let table = random_table(pool, random, (9, 5), Format::F32, DType::F32, false, 4);
+            let (format, scales, storage) = (Format::F32, DType::F32, Storage::Buffer);
+            let shape = Shape { rows: 9, cols: 5, format, scales, offsets: false, part_rows: 4, storage };
+            let table = random_matrix(pool, random, shape);
             let ids = pool.u32(&[3], &[9, u32::MAX, 8]).unwrap();
             let out = pool.f32(&[3, 5], &[7.5; 15]).unwrap();
             embed(r, &table, ids, out, Rows::all(out));

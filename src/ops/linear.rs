@@ -2,28 +2,40 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, read, write};
-use crate::matrix::{Format, Matrix, dtype_code, unpack_row};
+use super::stage::{self, stage};
+use super::{LANES, read, reading_matrix, write};
+use crate::matrix::{Format, Matrix, Part, dtype_code, unpack_row};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 
-static PLAIN: Kernel =
-    Kernel { name: "linear", source: include_str!("../../shaders/linear.wgsl"), reference, subgroups: false };
-
+/// Any groups, any storage.
+static PLAIN: Kernel = kernel("linear", reading_matrix!("matrix_buffers.wgsl", "linear_output.wgsl", "linear.wgsl"));
+static PLAIN_TEXTURES: Kernel =
+    kernel("linear, textures", reading_matrix!("matrix_textures.wgsl", "linear_output.wgsl", "linear.wgsl"));
+/// Groups of whole 16-byte pieces.
 static TILE: Kernel =
-    Kernel { name: "linear_tile", source: include_str!("../../shaders/linear_tile.wgsl"), reference, subgroups: false };
+    kernel("linear_tile", reading_matrix!("matrix_buffers.wgsl", "linear_output.wgsl", "linear_tile.wgsl"));
+static TEXTURE: Kernel =
+    kernel("linear_texture", reading_matrix!("matrix_textures.wgsl", "linear_output.wgsl", "linear_texture.wgsl"));
+
+const fn kernel(name: &'static str, source: &'static str) -> Kernel {
+    Kernel { name, source, reference, subgroups: false }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
     rows: u32,
     cols: u32,
+    x_width: u32,
     outputs: u32,
     first_output: u32,
     y_width: u32,
+    first_row: u32,
     row_words: u32,
     group: u32,
     groups: u32,
+    epilogue: u32,
 }
 
 /// What is done to the product before it is written.
@@ -56,7 +68,7 @@ pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue)
 
 /// As [`linear`], into a tensor that exists.
 pub fn linear_into(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
-    record(r, x, weight, epilogue, y, Kind::Fast);
+    record(r, x, weight, epilogue, y, Kind::Fast, stage::most_rows(weight.cols));
 }
 
 /// Which kernel to use.
@@ -67,7 +79,8 @@ enum Kind {
     Fast,
 }
 
-fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor, kind: Kind) {
+/// `most` is the number of rows of `x` to put into a texture at a time, where that is done.
+fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor, kind: Kind, most: usize) {
     let rows = x.rows();
     assert_eq!(x.width(), weight.cols, "linear: x {:?}, weight [{}, {}]", x.shape(), weight.rows, weight.cols);
     assert_eq!((y.rows(), y.width()), (rows, weight.rows), "linear: y {:?}", y.shape());
@@ -77,60 +90,108 @@ fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: 
     if let Some(residual) = epilogue.residual {
         assert_eq!(residual.len(), y.len(), "linear: residual {:?}", residual.shape());
     }
-    for part in &weight.parts {
+    let (textures, buffers): (Vec<&Part>, Vec<&Part>) =
+        weight.parts.iter().partition(|part| Variant::of(part, weight.cols, kind) == Variant::Texture);
+    let product = Product { cols: weight.cols, epilogue, y, buffer: x };
+    for part in buffers {
+        product.record(r, x, 0, part, Variant::of(part, weight.cols, kind));
+    }
+    if !textures.is_empty() {
+        for first in (0..rows).step_by(most) {
+            let staged = stage(r, x, first..rows.min(first + most));
+            for part in &textures {
+                product.record(r, staged, first, part, Variant::Texture);
+            }
+        }
+    }
+}
+
+/// Which shader makes a part's outputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Variant {
+    Plain,
+    Tile,
+    /// As `Tile`, for weights in textures; takes x in a texture too.
+    Texture,
+}
+
+impl Variant {
+    fn of(part: &Part, cols: usize, kind: Kind) -> Variant {
+        let whole_pieces = match part.format {
+            Format::Int { bits, group } => group.is_multiple_of(128 / bits as usize) || group >= cols,
+            _ => true,
+        };
+        match part.words.storage {
+            _ if kind == Kind::Plain || !whole_pieces => Variant::Plain,
+            Storage::Buffer => Variant::Tile,
+            _ => Variant::Texture,
+        }
+    }
+}
+
+/// What all parts of a matrix share.
+struct Product {
+    cols: usize,
+    epilogue: Epilogue,
+    y: Tensor,
+    /// A buffer that is only read.
+    buffer: Tensor,
+}
+
+impl Product {
+    /// The outputs of one part for the rows of `x`, into the rows of `y` from `first_row` on.
+    fn record(&self, r: &mut Recording, x: Tensor, first_row: usize, part: &Part, variant: Variant) {
+        let Product { cols, epilogue, y, buffer } = *self;
+        let rows = x.rows();
         let (group, scale_type) = match part.format {
             Format::Int { group, .. } => (group, part.scales.expect("integers have scales").dtype),
-            _ => (1, DType::F32),
+            _ => (cols, DType::F32),
         };
-        let flag = |t: Option<Tensor>| f64::from(u8::from(t.is_some()));
-        let constants = [
-            ("FORMAT", part.format.code()),
-            ("SCALES", dtype_code(scale_type)),
-            ("OFFSETS", flag(part.offsets)),
-            ("BIAS", flag(epilogue.bias)),
-            ("LAYER_SCALE", flag(epilogue.layer_scale)),
-            ("RESIDUAL", flag(epilogue.residual)),
-            ("LANES", LANES as f64),
-        ];
+        let bit = |t: Option<Tensor>, bit: u32| if t.is_some() { bit } else { 0 };
         let params = Params {
             rows: rows as u32,
-            cols: weight.cols as u32,
+            cols: cols as u32,
+            x_width: x.width() as u32,
             outputs: part.rows as u32,
             first_output: part.first_row as u32,
-            y_width: weight.rows as u32,
-            row_words: part.format.row_words(weight.cols) as u32,
+            y_width: y.width() as u32,
+            first_row: first_row as u32,
+            row_words: part.format.row_words(cols) as u32,
             group: group as u32,
-            groups: part.format.groups(weight.cols) as u32,
+            groups: part.format.groups(cols) as u32,
+            epilogue: bit(epilogue.bias, 1) | bit(epilogue.layer_scale, 2) | bit(epilogue.residual, 4),
         };
-        // An operand that is not there is never read: any tensor stands in for it.
+        // An operand that is not there is never read: another of its kind stands in for it.
         let operands = [
             read(x),
             read(part.words),
-            read(part.scales.unwrap_or(x)),
-            read(part.offsets.unwrap_or(x)),
-            read(epilogue.bias.unwrap_or(x)),
-            read(epilogue.layer_scale.unwrap_or(x)),
-            read(epilogue.residual.unwrap_or(x)),
+            read(part.scales.unwrap_or(part.words)),
+            read(part.offsets.unwrap_or(part.words)),
+            read(epilogue.bias.unwrap_or(buffer)),
+            read(epilogue.layer_scale.unwrap_or(buffer)),
+            read(epilogue.residual.unwrap_or(buffer)),
             write(y),
         ];
-        let groups_x = (part.rows as u32).div_ceil(LANES);
-        let whole_pieces = match part.format {
-            Format::Int { bits, group } => group.is_multiple_of(128 / bits as usize) || group >= weight.cols,
-            _ => true,
+        let (kernel, tile, outputs, lanes) = match (variant, rows) {
+            (Variant::Plain, _) if part.words.storage == Storage::Buffer => (&PLAIN, 1, 1, LANES),
+            (Variant::Plain, _) => (&PLAIN_TEXTURES, 1, 1, LANES),
+            (Variant::Tile, 1) => (&TILE, 1, 4, LANES),
+            (Variant::Tile, 2..=4) => (&TILE, 4, 4, LANES),
+            (Variant::Tile, _) => (&TILE, 8, 4, LANES),
+            (Variant::Texture, 1) => (&TEXTURE, 1, 4, 8),
+            (Variant::Texture, _) => (&TEXTURE, 4, 4, 8),
         };
-        if !whole_pieces || kind == Kind::Plain {
-            r.dispatch(&PLAIN, &constants, &operands, params, [groups_x, rows as u32, 1]);
-            continue;
+        let mut constants = vec![
+            ("FORMAT", part.format.code()),
+            ("SCALES", dtype_code(scale_type)),
+            ("OFFSETS", f64::from(u8::from(part.offsets.is_some()))),
+            ("LANES", lanes as f64),
+        ];
+        if variant != Variant::Plain {
+            constants.extend([("ROWS", tile as f64), ("PER_WORD", 32.0 / part.format.bits() as f64)]);
         }
-        let tile = match rows {
-            1 => 1,
-            2..=4 => 4,
-            _ => 8,
-        };
-        let per_word = 32 / part.format.bits();
-        let constants = [&constants[..], &[("ROWS", tile as f64), ("PER_WORD", per_word as f64)]].concat();
-        let groups_x = (part.rows as u32).div_ceil(4 * LANES);
-        r.dispatch(&TILE, &constants, &operands, params, [groups_x, rows.div_ceil(tile) as u32, 1]);
+        let groups = [(part.rows as u32).div_ceil(outputs * lanes), rows.div_ceil(tile) as u32, 1];
+        r.dispatch(kernel, &constants, &operands, params, groups);
     }
 }
 
@@ -157,15 +218,15 @@ fn reference(call: &Call) {
         unpack_row(format, cols, output, &words, scales, offsets, &mut weights);
         let out = p.first_output as usize + output;
         for row in 0..p.rows as usize {
-            let mut value = dot(&x[row * cols..][..cols], &weights);
-            let at = row * p.y_width as usize + out;
-            if call.constant("BIAS") == 1 {
+            let mut value = dot(&x[row * p.x_width as usize..][..cols], &weights);
+            let at = (p.first_row as usize + row) * p.y_width as usize + out;
+            if p.epilogue & 1 != 0 {
                 value += bias[out];
             }
-            if call.constant("LAYER_SCALE") == 1 {
+            if p.epilogue & 2 != 0 {
                 value *= layer_scale[out];
             }
-            if call.constant("RESIDUAL") == 1 {
+            if p.epilogue & 4 != 0 {
                 value += residual[at];
             }
             y[at] = value;
@@ -189,68 +250,43 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::executor::Pool;
-    use crate::matrix::Part;
-    use crate::ops::testing::{Random, compare, keep};
-
-    /// A matrix of random words in any format, cut into parts of at most `part_rows` rows.
-    pub(crate) fn random_matrix(
-        pool: &mut Pool,
-        random: &mut Random,
-        rows: usize,
-        cols: usize,
-        format: Format,
-        offsets: bool,
-        part_rows: usize,
-    ) -> Matrix {
-        let mut parts = Vec::new();
-        for first_row in (0..rows).step_by(part_rows) {
-            let rows = part_rows.min(rows - first_row);
-            if let Format::Int { .. } = format {
-                let (row_words, groups) = (format.row_words(cols), format.groups(cols));
-                let words: Vec<u32> = (0..rows * row_words).map(|_| random.next_u32()).collect();
-                let words = pool.u32(&[rows, row_words], &words).unwrap();
-                let scales = pool.f32(&[rows, groups], &random.f32s(rows * groups)).unwrap();
-                let offsets = offsets.then(|| pool.f32(&[rows, groups], &random.f32s(rows * groups)).unwrap());
-                parts.push(Part { first_row, rows, format, words, scales: Some(scales), offsets });
-            } else {
-                let one = Matrix::from_f32(pool, rows, cols, &random.f32s(rows * cols), format).unwrap();
-                parts.push(Part { first_row, ..one.parts[0] });
-            }
-        }
-        Matrix { rows, cols, parts }
-    }
+    use crate::ops::testing::{Shape, compare, keep, random_matrix};
 
     #[test]
     fn gpu_equals_reference() {
         let formats = [
-            Format::F32,
-            Format::F16,
-            Format::BF16,
-            Format::Int { bits: 4, group: 32 },
-            Format::Int { bits: 8, group: 16 },
-            Format::Int { bits: 4, group: 4096 },
+            (Format::F32, DType::F32),
+            (Format::F16, DType::F32),
+            (Format::BF16, DType::F32),
+            (Format::Int { bits: 4, group: 32 }, DType::F32),
+            (Format::Int { bits: 4, group: 64 }, DType::F16),
+            (Format::Int { bits: 8, group: 16 }, DType::F32),
+            (Format::Int { bits: 4, group: 4096 }, DType::F32),
+            (Format::Int { bits: 4, group: 16 }, DType::BF16),
         ];
-        for format in formats {
-            for (rows, cols, outputs) in
-                [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (1, 4096, 5), (13, 64, 3), (9, 32, 129)]
-            {
-                for (all, kind) in [(false, Kind::Plain), (true, Kind::Plain), (false, Kind::Fast), (true, Kind::Fast)]
-                {
-                    compare(&format!("{format:?} {rows} {cols} {outputs} {all} {kind:?}"), 1e-11, |pool, r, random| {
-                        let x = pool.f32(&[rows, cols], &random.f32s(rows * cols)).unwrap();
+        let sizes = [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (1, 4096, 5), (13, 64, 3), (9, 32, 129)];
+        let variants = [Storage::Buffer, Storage::Pieces].map(|s| [Kind::Plain, Kind::Fast].map(|k| (s, k)));
+        for (format, scales) in formats {
+            for (rows, cols, outputs) in sizes {
+                for (storage, kind) in variants.into_iter().flatten() {
+                    for all in [false, true] {
+                        let case = format!("{format:?} {rows} {cols} {outputs} {all} {storage:?} {kind:?}");
                         let part_rows = if all { 50 } else { outputs };
-                        let weight = random_matrix(pool, random, outputs, cols, format, all, part_rows);
-                        let mut vector = |n: usize| all.then(|| pool.f32(&[n], &random.f32s(n)).unwrap());
-                        let epilogue = Epilogue {
-                            bias: vector(outputs),
-                            layer_scale: vector(outputs),
-                            residual: vector(rows * outputs),
-                        };
-                        let y = r.scratch_f32(&[rows, outputs]);
-                        record(r, x, &weight, epilogue, y, kind);
-                        vec![keep(pool, r, y)]
-                    });
+                        let shape = Shape { rows: outputs, cols, format, scales, offsets: all, part_rows, storage };
+                        compare(&case, 1e-11, |pool, r, random| {
+                            let x = pool.f32(&[rows, cols], &random.f32s(rows * cols)).unwrap();
+                            let weight = random_matrix(pool, random, shape);
+                            let mut vector = |n: usize| all.then(|| pool.f32(&[n], &random.f32s(n)).unwrap());
+                            let epilogue = Epilogue {
+                                bias: vector(outputs),
+                                layer_scale: vector(outputs),
+                                residual: vector(rows * outputs),
+                            };
+                            let y = r.scratch_f32(&[rows, outputs]);
+                            record(r, x, &weight, epilogue, y, kind, if all { 5 } else { 4096 });
+                            vec![keep(pool, r, y)]
+                        });
+                    }
                 }
             }
         }

@@ -22,6 +22,7 @@ pub mod roof;
 pub mod rope;
 pub mod sample;
 pub mod silu_gate;
+pub mod stage;
 pub mod top_k;
 pub mod vision_embed;
 
@@ -30,6 +31,18 @@ use crate::tensor::Tensor;
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
+
+/// The WGSL of a kernel that reads a matrix: what comes in front of it, and where the matrix lies.
+macro_rules! reading_matrix {
+    ($place:literal, $($file:literal),+) => {
+        concat!(
+            include_str!(concat!("../../shaders/", $place)),
+            include_str!("../../shaders/matrix.wgsl"),
+            $(include_str!(concat!("../../shaders/", $file))),+
+        )
+    };
+}
+pub(crate) use reading_matrix;
 
 /// An operand that is only read.
 pub(crate) fn read(tensor: Tensor) -> (Tensor, Access) {
@@ -85,8 +98,9 @@ pub(crate) mod testing {
 
     use crate::executor::{Device, Pool};
     use crate::gpu;
+    use crate::matrix::{Format, Matrix, Part, pack_f32};
     use crate::recording::Recording;
-    use crate::tensor::Tensor;
+    use crate::tensor::{DType, Storage, Tensor};
 
     /// Numbers that look random and are the same on every run.
     pub struct Random(u64);
@@ -130,6 +144,54 @@ pub(crate) mod testing {
                 Device::gpu(gpu::Gpu::open(first).await.unwrap())
             })
         })
+    }
+
+    /// What [`random_matrix`] makes.
+    #[derive(Clone, Copy)]
+    pub struct Shape {
+        pub rows: usize,
+        pub cols: usize,
+        pub format: Format,
+        /// The type of integers' scales.
+        pub scales: DType,
+        pub offsets: bool,
+        /// Rows of a part, at most.
+        pub part_rows: usize,
+        pub storage: Storage,
+    }
+
+    /// A matrix of random words; of random values where they are floats.
+    pub fn random_matrix(pool: &mut Pool, random: &mut Random, shape: Shape) -> Matrix {
+        let Shape { rows, cols, format, scales, offsets, part_rows, storage } = shape;
+        let (row_words, groups) = (format.row_words(cols), format.groups(cols));
+        let is_integer = matches!(format, Format::Int { .. });
+        let mut parts = Vec::new();
+        for first_row in (0..rows).step_by(part_rows) {
+            let rows = part_rows.min(rows - first_row);
+            let words = match format {
+                Format::Int { .. } => (0..rows * row_words).map(|_| random.next_u32()).collect(),
+                _ => pack_f32(cols, &random.f32s(rows * cols), format),
+            };
+            let mut tensor = |storage, dtype, width, bytes: &[u8]| {
+                let tensor = pool.alloc_in(storage, dtype, &[rows, width]).unwrap();
+                pool.device().write(tensor, 0, bytes).unwrap();
+                tensor
+            };
+            let words = tensor(storage, DType::U32, row_words, bytemuck::cast_slice(&words));
+            let mut floats = |dtype| {
+                let values = random.f32s(rows * groups);
+                let bytes: Vec<u8> = match dtype {
+                    DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+                    DType::BF16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
+                    _ => bytemuck::cast_slice(&values).to_vec(),
+                };
+                tensor(storage.of_words(), dtype, groups, &bytes)
+            };
+            let scales = is_integer.then(|| floats(scales));
+            let offsets = (is_integer && offsets).then(|| floats(DType::F32));
+            parts.push(Part { first_row, rows, format, words, scales, offsets });
+        }
+        Matrix { rows, cols, parts }
     }
 
     /// Keeps a scratch tensor's memory after the recording, so that it can be read.
