@@ -7,7 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, ResourceBinding, ShaderStage};
+use naga::{
+    AddressSpace, ImageClass, ImageDimension, Module, ResourceBinding, ScalarKind, ShaderStage, StorageAccess,
+    StorageFormat, TypeInner,
+};
 
 const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_INVOCATIONS: u32 = 256;
@@ -16,36 +19,50 @@ const MAX_WORKGROUP_BYTES: u32 = 16 << 10;
 
 #[test]
 fn shaders_are_portable() {
-    let common = read(&root().join("shaders/common.wgsl"));
     let mut faults = Vec::new();
-    for path in shaders() {
-        let source = format!("{common}\n{}", read(&path));
-        faults.extend(shader_faults(&source, name(&path).ends_with("_subgroups")).iter().map(at(&path)));
+    for (op, files) in kernels() {
+        let texts: Vec<_> = files.iter().map(|file| read(&root().join("shaders").join(file))).collect();
+        let last = files.last().expect("a kernel has a shader").trim_end_matches(".wgsl");
+        if !is_shader_of(last, &name(&op)) {
+            faults.push(at(&op)(&format!("the op of {last}.wgsl should be named like it")));
+        }
+        let source = format!("{}\n{}", read(&root().join("shaders/common.wgsl")), texts.join("\n"));
+        let fault = |fault: &String| at(&op)(&format!("{}: {fault}", files.join(" + ")));
+        faults.extend(shader_faults(&source, last.ends_with("_subgroups")).iter().map(fault));
     }
     report(&faults);
 }
 
 #[test]
-fn every_shader_belongs_to_the_op_of_its_name() {
-    let sources: Vec<_> = rust_files().into_iter().map(|path| (read(&path), path)).collect();
-    let mut faults = Vec::new();
-    for path in shaders() {
-        let include = format!("include_str!(\"../../shaders/{}.wgsl\")", name(&path));
-        let users: Vec<_> = sources.iter().filter(|(text, _)| text.contains(&include)).map(|(_, p)| p).collect();
-        let fault = match users[..] {
-            [] => Some(format!("no file says {include}")),
-            [op] if op.parent() != Some(&root().join("src/ops")) => {
-                Some(format!("{} includes it: only src/ops may", relative(op)))
-            }
-            [op] if !is_shader_of(&name(&path), &name(op)) => {
-                Some(format!("{} includes it: the op of {0} should be named like it", relative(op)))
-            }
-            [_] => None,
-            _ => Some(format!("several files include it: {:?}", users.iter().map(|p| relative(p)).collect::<Vec<_>>())),
-        };
-        faults.extend(fault.map(|f| at(&path)(&f)));
+fn every_shader_is_part_of_a_kernel() {
+    let used: Vec<String> = kernels().into_iter().flat_map(|(_, files)| files).collect();
+    assert!(used.len() > 20, "only {used:?} were found");
+    let unused = files(&root().join("shaders"), "wgsl").into_iter().filter(|path| {
+        let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        file != "common.wgsl" && !used.contains(&file)
+    });
+    report(&unused.map(|path| at(&path)(&"no kernel in src/ops has it".into())).collect::<Vec<_>>());
+}
+
+/// The ops' files with the shaders of each kernel, in the order in which they are put together.
+fn kernels() -> Vec<(PathBuf, Vec<String>)> {
+    let mut found = Vec::new();
+    for op in files(&root().join("src/ops"), "rs") {
+        if name(&op) == "mod" {
+            continue;
+        }
+        let text = read(&op);
+        for source in text.split("include_str!(\"../../shaders/").skip(1) {
+            found.push((op.clone(), vec![source.split('"').next().unwrap_or_default().into()]));
+        }
+        for arguments in text.split("reading_matrix!(").skip(1) {
+            let arguments = arguments.split(')').next().unwrap_or_default();
+            let mut shaders: Vec<String> = arguments.split('"').skip(1).step_by(2).map(String::from).collect();
+            shaders.insert(1, "matrix.wgsl".into());
+            found.push((op.clone(), shaders));
+        }
     }
-    report(&faults);
+    found
 }
 
 #[test]
@@ -103,19 +120,21 @@ fn shader_faults(source: &str, subgroups: bool) -> Vec<String> {
     faults
 }
 
-/// The executor binds group 0: storage buffers from 0 on, then the parameters.
+/// The executor binds group 0: storage buffers and textures from 0 on, then the parameters.
 fn binding_faults(module: &Module) -> Vec<String> {
     let mut bindings: Vec<_> = module
         .global_variables
         .iter()
         .filter_map(|(_, variable)| {
             let ResourceBinding { group, binding } = variable.binding?;
-            Some((group, binding, variable.name.as_deref().unwrap_or("?"), variable.space))
+            let inner = &module.types[variable.ty].inner;
+            let operand = matches!(variable.space, AddressSpace::Storage { .. }) || is_texture_of_words(inner);
+            Some((group, binding, variable.name.as_deref().unwrap_or("?"), variable.space, operand))
         })
         .collect();
     bindings.sort_by_key(|(group, binding, ..)| (*group, *binding));
     let mut faults = Vec::new();
-    for (i, (group, binding, name, space)) in bindings.iter().enumerate() {
+    for (i, (group, binding, name, space, operand)) in bindings.iter().enumerate() {
         if (*group, *binding as usize) != (0, i) {
             faults.push(format!("{name} is at group {group}, binding {binding}, not at group 0, binding {i}"));
         }
@@ -123,11 +142,11 @@ fn binding_faults(module: &Module) -> Vec<String> {
         if last && *space != AddressSpace::Uniform {
             faults.push(format!("the last binding, {name}, is not a uniform"));
         }
-        if !last && !matches!(space, AddressSpace::Storage { .. }) {
-            faults.push(format!("binding {binding}, {name}, is not a storage buffer"));
+        if !last && !operand {
+            faults.push(format!("binding {binding}, {name}, is not a storage buffer or a texture of words"));
         }
     }
-    let buffers = bindings.iter().filter(|(.., space)| matches!(space, AddressSpace::Storage { .. })).count();
+    let buffers = bindings.iter().filter(|(.., space, _)| matches!(space, AddressSpace::Storage { .. })).count();
     if buffers > MAX_STORAGE_BUFFERS {
         faults.push(format!("{buffers} storage buffers: at most {MAX_STORAGE_BUFFERS}"));
     }
@@ -135,6 +154,17 @@ fn binding_faults(module: &Module) -> Vec<String> {
         faults.push("there are no bindings".into());
     }
     faults
+}
+
+fn is_texture_of_words(inner: &TypeInner) -> bool {
+    let TypeInner::Image { dim: ImageDimension::D2, arrayed: false, class } = inner else { return false };
+    match class {
+        ImageClass::Sampled { kind, multi } => *kind == ScalarKind::Uint && !multi,
+        ImageClass::Storage { format, access } => {
+            matches!(format, StorageFormat::Rgba32Uint | StorageFormat::R32Uint) && *access == StorageAccess::STORE
+        }
+        _ => false,
+    }
 }
 
 /// Whether `shader` is the shader of `op` or a variant of it, `op_suffix`.
@@ -206,6 +236,11 @@ mod checks {
         expect("not at group 0", &change("group(0) @binding(1)", "group(1) @binding(1)"));
         let two = "@group(0) @binding(2) var<uniform> q: vec4<u32>;";
         expect("binding 1, p, is not a storage buffer", &format!("{GOOD}\n{two}"));
+        let texture = |ty: &str| format!("{}\n@group(0) @binding(1) var t: {ty};", change("binding(1)", "binding(2)"));
+        assert_eq!(shader_faults(&texture("texture_2d<u32>"), false), [""; 0]);
+        assert_eq!(shader_faults(&texture("texture_storage_2d<rgba32uint, write>"), false), [""; 0]);
+        expect("binding 1, t, is not", &texture("texture_2d<f32>"));
+        expect("binding 1, t, is not", &texture("texture_storage_2d<rgba32float, write>"));
         let nine: String =
             (0..9).map(|i| format!("@group(0) @binding({i}) var<storage> b{i}: array<u32>;\n")).collect();
         let empty = "@compute @workgroup_size(1) fn main() {}";
@@ -271,13 +306,6 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
         }
     }
     found.sort();
-    found
-}
-
-fn shaders() -> Vec<PathBuf> {
-    let mut found = files(&root().join("shaders"), "wgsl");
-    found.retain(|path| name(path) != "common");
-    assert!(!found.is_empty(), "there are no shaders");
     found
 }
 

@@ -178,8 +178,8 @@ impl Product {
             (Variant::Tile, 1) => (&TILE, 1, 4, LANES),
             (Variant::Tile, 2..=4) => (&TILE, 4, 4, LANES),
             (Variant::Tile, _) => (&TILE, 8, 4, LANES),
-            (Variant::Texture, 1) => (&TEXTURE, 1, 4, 8),
-            (Variant::Texture, _) => (&TEXTURE, 4, 4, 8),
+            (Variant::Texture, 1) => (&TEXTURE, 1, texture_outputs(part.rows * cols), 8),
+            (Variant::Texture, _) => (&TEXTURE, 4, texture_outputs(part.rows * cols), 8),
         };
         let mut constants = vec![
             ("FORMAT", part.format.code()),
@@ -190,9 +190,18 @@ impl Product {
         if variant != Variant::Plain {
             constants.extend([("ROWS", tile as f64), ("PER_WORD", 32.0 / part.format.bits() as f64)]);
         }
+        if variant == Variant::Texture {
+            constants.push(("OUTPUTS", outputs as f64));
+        }
         let groups = [(part.rows as u32).div_ceil(outputs * lanes), rows.div_ceil(tile) as u32, 1];
         r.dispatch(kernel, &constants, &operands, params, groups);
     }
+}
+
+/// Outputs of an invocation of the kernel for textures: with 8, x is loaded half as often, and the shader takes twice
+/// as long to compile, which matrices of a small model do not win back.
+fn texture_outputs(elements: usize) -> u32 {
+    if elements < 1 << 18 { 4 } else { 8 }
 }
 
 fn format_of(call: &Call, p: &Params) -> Format {
@@ -264,7 +273,16 @@ mod tests {
             (Format::Int { bits: 4, group: 4096 }, DType::F32),
             (Format::Int { bits: 4, group: 16 }, DType::BF16),
         ];
-        let sizes = [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (1, 4096, 5), (13, 64, 3), (9, 32, 129)];
+        let sizes = [
+            (1, 1, 1),
+            (1, 173, 331),
+            (3, 60, 67),
+            (7, 330, 96),
+            (1, 4096, 5),
+            (13, 64, 3),
+            (9, 32, 129),
+            (3, 1056, 261),
+        ];
         let variants = [Storage::Buffer, Storage::Pieces].map(|s| [Kind::Plain, Kind::Fast].map(|k| (s, k)));
         for (format, scales) in formats {
             for (rows, cols, outputs) in sizes {
