@@ -1,173 +1,230 @@
-// y = residual + layer_scale * (x W^T + bias): the fast kernel. An invocation makes 4 neighbouring outputs of ROWS
-// (1, 4 or 8) rows: a weight is read 16 bytes at a time and unpacked once for all rows, a value of x is read once for
-// 4 outputs, and an integer's scale and offset are applied once a piece, to the sums of q * x and of x.
-// Sums in f32. Weights as src/matrix.rs lays them out; groups are whole 16-byte pieces.
+// y = residual + layer_scale * (x W^T + bias): the fast kernel. A team of TEAM invocations makes 4 or 8 neighbouring
+// outputs of ROWS rows (1 or 4), each a part of the columns. Sums in f32. Weights as src/matrix.rs lays them out, in
+// groups of whole 16-byte pieces; rows of x are whole pieces too.
+// What each step bought on lavapipe, two cores, 4-bit weights in groups of 32, in multiply-adds a second with 1 row and
+// with many: an invocation for 4 outputs, W and x in buffers, 0.6 G and 1.0 G; W and x in textures, no sums carried
+// over pieces 5.2 G and 10.3 G; 8 outputs, so that x is loaded half as often, 6.1 G and 14.3 G. Teams are for GPUs:
+// neighbouring invocations read neighbouring pieces, and one row keeps thousands of them busy.
 
 override ROWS: u32 = 1u;
-override PER_WORD: u32 = 1u;     // elements in a 32-bit word
-override LANES: u32 = 64u;
+override PER_WORD: u32 = 1u;  // elements in a 32-bit word: vectors of x in a piece
+override OUTPUTS: u32 = 4u;   // of an invocation: 4 or 8
+override TEAM: u32 = 1u;      // a power of two that divides LANES
+override LANES: u32 = 8u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;            // [rows, cols]
+const STEPS = vec4(0u, 1u, 2u, 3u);
 
-// Sums of q * x of the current piece: for each row, of 4 outputs. Without scales these are the sums of all pieces.
-var<private> d0: vec4<f32>;
-var<private> d1: vec4<f32>;
-var<private> d2: vec4<f32>;
-var<private> d3: vec4<f32>;
-var<private> d4: vec4<f32>;
-var<private> d5: vec4<f32>;
-var<private> d6: vec4<f32>;
-var<private> d7: vec4<f32>;
-// Sums of x of the current piece, a row a component.
-var<private> sums_a: vec4<f32>;
-var<private> sums_b: vec4<f32>;
-// Where the rows begin in x.
-var<private> rows_a: vec4<u32>;
-var<private> rows_b: vec4<u32>;
+// Vectors at which the rows of x begin.
+var<private> rows: vec4<u32>;
+// Of the current piece: sums of q * x, a column a row and a component an output, and sums of x.
+var<private> dots: mat4x4<f32>;
+var<private> more_dots: mat4x4<f32>;
+var<private> sums: vec4<f32>;
 
-// Column k of all rows times the weights of 4 outputs.
-fn column(w: vec4<f32>, k: u32) {
+// Four neighbouring columns, at vector `at` of the rows of x; `w` and `v` have a column of W a column, an output a
+// component.
+fn columns(w: mat4x4<f32>, v: mat4x4<f32>, at: u32) {
     if ROWS == 1u {
-        let v = x[rows_a.x + k];
-        d0 += w * v;
-        if FORMAT >= 4u {
-            sums_a.x += v;
+        let x1 = x_at(rows.x + at);
+        dots[0] += w * x1;
+        if OUTPUTS == 8u {
+            more_dots[0] += v * x1;
         }
+        if FORMAT >= 4u {
+            sums.x += dot(vec4(1.0), x1);
+        }
+    } else {
+        let x4 = mat4x4(x_at(rows.x + at), x_at(rows.y + at), x_at(rows.z + at), x_at(rows.w + at));
+        dots += w * x4;
+        if OUTPUTS == 8u {
+            more_dots += v * x4;
+        }
+        if FORMAT >= 4u {
+            sums += vec4(1.0) * x4;
+        }
+    }
+}
+
+fn floats(w: Piece) -> mat4x4<f32> {
+    return mat4x4(
+        bitcast<vec4<f32>>(w.a),
+        bitcast<vec4<f32>>(w.b),
+        bitcast<vec4<f32>>(w.c),
+        bitcast<vec4<f32>>(w.d),
+    );
+}
+
+// The two 16-bit floats of each word of two columns.
+fn halves(a: vec4<u32>, b: vec4<u32>) -> mat4x4<f32> {
+    return mat4x4(low(a), high(a), low(b), high(b));
+}
+
+fn low(w: vec4<u32>) -> vec4<f32> {
+    if FORMAT == 2u {
+        return bitcast<vec4<f32>>(w << vec4(16u));
+    }
+    return vec4(unpack2x16float(w.x).x, unpack2x16float(w.y).x, unpack2x16float(w.z).x, unpack2x16float(w.w).x);
+}
+
+fn high(w: vec4<u32>) -> vec4<f32> {
+    if FORMAT == 2u {
+        return bitcast<vec4<f32>>(w & vec4(0xffff0000u));
+    }
+    return vec4(unpack2x16float(w.x).y, unpack2x16float(w.y).y, unpack2x16float(w.z).y, unpack2x16float(w.w).y);
+}
+
+// Four integers of each word, from bit `shift` on.
+fn integers(w: vec4<u32>, shift: u32) -> mat4x4<f32> {
+    return mat4x4(
+        integer(w, shift),
+        integer(w, shift + FORMAT),
+        integer(w, shift + 2u * FORMAT),
+        integer(w, shift + 3u * FORMAT),
+    );
+}
+
+// By a signed conversion: it is one instruction where an unsigned one is many.
+fn integer(w: vec4<u32>, shift: u32) -> vec4<f32> {
+    return vec4<f32>(vec4<i32>((w >> vec4(shift)) & vec4((1u << FORMAT) - 1u)));
+}
+
+// The words of a piece of 4 outputs: word `i` of all in column `i`, with an output a component.
+struct Piece {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    c: vec4<u32>,
+    d: vec4<u32>,
+}
+
+fn piece_of(indices: vec4<u32>) -> Piece {
+    let a = piece_at(indices.x);
+    let b = piece_at(indices.y);
+    let c = piece_at(indices.z);
+    let d = piece_at(indices.w);
+    return Piece(
+        vec4(a.x, b.x, c.x, d.x),
+        vec4(a.y, b.y, c.y, d.y),
+        vec4(a.z, b.z, c.z, d.z),
+        vec4(a.w, b.w, c.w, d.w),
+    );
+}
+
+// A piece of 4 outputs and of 4 more; `at` is its first vector of x.
+fn multiply(w: Piece, v: Piece, at: u32) {
+    if FORMAT == 0u {
+        columns(floats(w), floats(v), at);
+    } else if FORMAT <= 2u {
+        columns(halves(w.a, w.b), halves(v.a, v.b), at);
+        columns(halves(w.c, w.d), halves(v.c, v.d), at + 1u);
+    } else if FORMAT == 8u {
+        columns(integers(w.a, 0u), integers(v.a, 0u), at);
+        columns(integers(w.b, 0u), integers(v.b, 0u), at + 1u);
+        columns(integers(w.c, 0u), integers(v.c, 0u), at + 2u);
+        columns(integers(w.d, 0u), integers(v.d, 0u), at + 3u);
+    } else {
+        columns(integers(w.a, 0u), integers(v.a, 0u), at);
+        columns(integers(w.a, 16u), integers(v.a, 16u), at + 1u);
+        columns(integers(w.b, 0u), integers(v.b, 0u), at + 2u);
+        columns(integers(w.b, 16u), integers(v.b, 16u), at + 3u);
+        columns(integers(w.c, 0u), integers(v.c, 0u), at + 4u);
+        columns(integers(w.c, 16u), integers(v.c, 16u), at + 5u);
+        columns(integers(w.d, 0u), integers(v.d, 0u), at + 6u);
+        columns(integers(w.d, 16u), integers(v.d, 16u), at + 7u);
+    }
+}
+
+fn scales_at(groups: vec4<u32>) -> vec4<f32> {
+    return vec4(scale_at(groups.x), scale_at(groups.y), scale_at(groups.z), scale_at(groups.w));
+}
+
+fn offsets_at(groups: vec4<u32>, scales: vec4<f32>) -> vec4<f32> {
+    return vec4(
+        offset_at(groups.x, scales.x),
+        offset_at(groups.y, scales.y),
+        offset_at(groups.z, scales.z),
+        offset_at(groups.w, scales.w),
+    );
+}
+
+// The piece's sums as values: scale * dots + offset * sums, a column a row.
+fn scaled(sums_of_qx: mat4x4<f32>, groups: vec4<u32>) -> mat4x4<f32> {
+    if FORMAT < 4u {
+        return sums_of_qx;
+    }
+    let scale = scales_at(groups);
+    let offset = offsets_at(groups, scale);
+    return mat4x4(
+        scale * sums_of_qx[0] + offset * sums.x,
+        scale * sums_of_qx[1] + offset * sums.y,
+        scale * sums_of_qx[2] + offset * sums.z,
+        scale * sums_of_qx[3] + offset * sums.w,
+    );
+}
+
+var<workgroup> partial: array<vec4<f32>, LANES>;
+
+// The sum over the lanes of a team, for its first lane. All lanes of the workgroup call it.
+fn sum_of_team(value: vec4<f32>, lane: u32) -> vec4<f32> {
+    workgroupBarrier();
+    partial[lane] = value;
+    for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if lane % TEAM < half {
+            partial[lane] += partial[lane + half];
+        }
+    }
+    return partial[lane];
+}
+
+fn write_row(row: u32, output: u32, sums_of_lane: vec4<f32>, lane: u32) {
+    if TEAM == 1u {
+        write_outputs(row, output, sums_of_lane);
         return;
     }
-    let a = vec4(x[rows_a.x + k], x[rows_a.y + k], x[rows_a.z + k], x[rows_a.w + k]);
-    d0 += w * a.x;
-    d1 += w * a.y;
-    d2 += w * a.z;
-    d3 += w * a.w;
-    if FORMAT >= 4u {
-        sums_a += a;
-    }
-    if ROWS == 8u {
-        let b = vec4(x[rows_b.x + k], x[rows_b.y + k], x[rows_b.z + k], x[rows_b.w + k]);
-        d4 += w * b.x;
-        d5 += w * b.y;
-        d6 += w * b.z;
-        d7 += w * b.w;
-        if FORMAT >= 4u {
-            sums_b += b;
-        }
+    let products = sum_of_team(sums_of_lane, lane);
+    if lane % TEAM == 0u {
+        write_outputs(row, output, products);
     }
 }
 
-// Element e of a word of each of 4 outputs.
-fn weights_of(w: vec4<u32>, e: u32) -> vec4<f32> {
-    if FORMAT == 0u {
-        return bitcast<vec4<f32>>(w);
+fn write_rows(row: u32, output: u32, sums_of_lane: mat4x4<f32>, lane: u32) {
+    write_row(row, output, sums_of_lane[0], lane);
+    if ROWS == 4u {
+        write_row(row + 1u, output, sums_of_lane[1], lane);
+        write_row(row + 2u, output, sums_of_lane[2], lane);
+        write_row(row + 3u, output, sums_of_lane[3], lane);
     }
-    if FORMAT == 1u {
-        return vec4(
-            unpack2x16float(w.x)[e],
-            unpack2x16float(w.y)[e],
-            unpack2x16float(w.z)[e],
-            unpack2x16float(w.w)[e],
-        );
-    }
-    if FORMAT == 2u {
-        return bitcast<vec4<f32>>(select(w & vec4(0xffff0000u), w << vec4(16u), e == 0u));
-    }
-    return vec4<f32>(extractBits(w, e * FORMAT, FORMAT));
-}
-
-// One word of each of 4 outputs: columns k .. k + PER_WORD.
-fn word_of_each(w: vec4<u32>, k: u32) {
-    for (var e = 0u; e < PER_WORD; e++) {
-        column(weights_of(w, e), k + e);
-    }
-}
-
-fn scaled(dots: vec4<f32>, sum: f32, scale: vec4<f32>, offset: vec4<f32>) -> vec4<f32> {
-    return scale * dots + offset * sum;
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let output = id.x * 4u;
-    if output >= p.outputs {
-        return;
-    }
-    let first = id.y * ROWS;
-    let last = p.rows - 1u;
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let output = (workgroup.x * (LANES / TEAM) + lane / TEAM) * OUTPUTS;
+    let row = workgroup.y * ROWS;
     // Rows and outputs beyond the last repeat it and are not written.
-    rows_a = min(vec4(first, first + 1u, first + 2u, first + 3u), vec4(last)) * p.x_width;
-    rows_b = min(vec4(first + 4u, first + 5u, first + 6u, first + 7u), vec4(last)) * p.x_width;
-    let outputs = min(vec4(output, output + 1u, output + 2u, output + 3u), vec4(p.outputs - 1u));
-    var s0 = vec4(0.0);
-    var s1 = vec4(0.0);
-    var s2 = vec4(0.0);
-    var s3 = vec4(0.0);
-    var s4 = vec4(0.0);
-    var s5 = vec4(0.0);
-    var s6 = vec4(0.0);
-    var s7 = vec4(0.0);
-    let per_piece = 4u * PER_WORD;
+    rows = min(vec4(row) + STEPS, vec4(p.rows - 1u)) * (p.x_width / 4u);
+    let outputs = min(vec4(output) + STEPS, vec4(p.outputs - 1u));
+    let more_outputs = min(vec4(output + 4u) + STEPS, vec4(p.outputs - 1u));
     let pieces = p.row_words / 4u;
-    for (var piece = 0u; piece < pieces; piece++) {
-        let k = piece * per_piece;
-        let at = outputs * pieces + piece;
-        let a = piece_at(at.x);
-        let b = piece_at(at.y);
-        let c = piece_at(at.z);
-        let d = piece_at(at.w);
-        if k + per_piece <= p.cols {
-            word_of_each(vec4(a.x, b.x, c.x, d.x), k);
-            word_of_each(vec4(a.y, b.y, c.y, d.y), k + PER_WORD);
-            word_of_each(vec4(a.z, b.z, c.z, d.z), k + 2u * PER_WORD);
-            word_of_each(vec4(a.w, b.w, c.w, d.w), k + 3u * PER_WORD);
+    // A group is some pieces. Dividing by a product is exact below 2^21 pieces, and faster than dividing integers.
+    let groups_a_piece = 1.0 / f32((p.group - 1u) / (4u * PER_WORD) + 1u);
+    var totals = mat4x4<f32>();
+    var more_totals = mat4x4<f32>();
+    for (var i = lane % TEAM; i < pieces; i += TEAM) {
+        dots = mat4x4<f32>();
+        more_dots = mat4x4<f32>();
+        sums = vec4(0.0);
+        let group = u32(i32((f32(i32(i)) + 0.5) * groups_a_piece));
+        let w = piece_of(outputs * pieces + i);
+        if OUTPUTS == 8u {
+            multiply(w, piece_of(more_outputs * pieces + i), i * PER_WORD);
+            more_totals += scaled(more_dots, more_outputs * p.groups + group);
         } else {
-            for (var i = 0u; k + i < p.cols; i++) {
-                let word = i / PER_WORD;
-                column(weights_of(vec4(a[word], b[word], c[word], d[word]), i % PER_WORD), k + i);
-            }
+            multiply(w, w, i * PER_WORD);
         }
-        if FORMAT >= 4u {
-            let group = outputs * p.groups + k / p.group;
-            let scale = vec4(scale_at(group.x), scale_at(group.y), scale_at(group.z), scale_at(group.w));
-            let offset = vec4(
-                offset_at(group.x, scale.x),
-                offset_at(group.y, scale.y),
-                offset_at(group.z, scale.z),
-                offset_at(group.w, scale.w),
-            );
-            s0 += scaled(d0, sums_a.x, scale, offset);
-            d0 = vec4(0.0);
-            if ROWS >= 4u {
-                s1 += scaled(d1, sums_a.y, scale, offset);
-                s2 += scaled(d2, sums_a.z, scale, offset);
-                s3 += scaled(d3, sums_a.w, scale, offset);
-                d1 = vec4(0.0);
-                d2 = vec4(0.0);
-                d3 = vec4(0.0);
-            }
-            if ROWS == 8u {
-                s4 += scaled(d4, sums_b.x, scale, offset);
-                s5 += scaled(d5, sums_b.y, scale, offset);
-                s6 += scaled(d6, sums_b.z, scale, offset);
-                s7 += scaled(d7, sums_b.w, scale, offset);
-                d4 = vec4(0.0);
-                d5 = vec4(0.0);
-                d6 = vec4(0.0);
-                d7 = vec4(0.0);
-            }
-            sums_a = vec4(0.0);
-            sums_b = vec4(0.0);
-        }
+        totals += scaled(dots, outputs * p.groups + group);
     }
-    write_outputs(first, output, s0 + d0);
-    if ROWS >= 4u {
-        write_outputs(first + 1u, output, s1 + d1);
-        write_outputs(first + 2u, output, s2 + d2);
-        write_outputs(first + 3u, output, s3 + d3);
-    }
-    if ROWS == 8u {
-        write_outputs(first + 4u, output, s4 + d4);
-        write_outputs(first + 5u, output, s5 + d5);
-        write_outputs(first + 6u, output, s6 + d6);
-        write_outputs(first + 7u, output, s7 + d7);
+    write_rows(row, output, totals, lane);
+    if OUTPUTS == 8u {
+        write_rows(row, output + 4u, more_totals, lane);
     }
 }

@@ -46,6 +46,14 @@ impl Format {
         }
     }
 
+    /// Whether the elements that share a scale are whole 16-byte pieces of a row.
+    pub fn has_whole_pieces(self, cols: usize) -> bool {
+        match self {
+            Format::Int { bits, group } => group.is_multiple_of(128 / bits as usize) || group >= cols,
+            _ => true,
+        }
+    }
+
     /// The value of the shaders' constant `FORMAT`.
     pub fn code(self) -> f64 {
         match self {

@@ -8,15 +8,19 @@ use crate::matrix::{Format, Matrix, Part, dtype_code, unpack_row};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, Storage, Tensor};
 
-/// Any groups, any storage.
+/// Any groups.
 static PLAIN: Kernel = kernel("linear", reading_matrix!("matrix_buffers.wgsl", "linear_output.wgsl", "linear.wgsl"));
 static PLAIN_TEXTURES: Kernel =
     kernel("linear, textures", reading_matrix!("matrix_textures.wgsl", "linear_output.wgsl", "linear.wgsl"));
 /// Groups of whole 16-byte pieces.
-static TILE: Kernel =
-    kernel("linear_tile", reading_matrix!("matrix_buffers.wgsl", "linear_output.wgsl", "linear_tile.wgsl"));
-static TEXTURE: Kernel =
-    kernel("linear_texture", reading_matrix!("matrix_textures.wgsl", "linear_output.wgsl", "linear_texture.wgsl"));
+static TILE: Kernel = kernel(
+    "linear_tile",
+    reading_matrix!("matrix_buffers.wgsl", "linear_x_buffers.wgsl", "linear_output.wgsl", "linear_tile.wgsl"),
+);
+static TILE_TEXTURES: Kernel = kernel(
+    "linear_tile, textures",
+    reading_matrix!("matrix_textures.wgsl", "linear_x_textures.wgsl", "linear_output.wgsl", "linear_tile.wgsl"),
+);
 
 const fn kernel(name: &'static str, source: &'static str) -> Kernel {
     Kernel { name, source, reference, subgroups: false }
@@ -68,19 +72,55 @@ pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue)
 
 /// As [`linear`], into a tensor that exists.
 pub fn linear_into(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
-    record(r, x, weight, epilogue, y, Kind::Fast, stage::most_rows(weight.cols));
+    let shape = |part: &Part| Tile::choose(part, x.rows(), weight.cols);
+    record(r, x, weight, epilogue, y, stage::most_rows(weight.cols), shape);
 }
 
-/// Which kernel to use.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Plain,
-    /// Where the weight's groups are whole 16-byte pieces; else the plain one.
-    Fast,
+/// The shape of the fast kernel: what a team of invocations makes.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    /// 1 or 4.
+    rows: usize,
+    /// 4 or 8.
+    outputs: usize,
+    /// Invocations that share the columns; a power of two.
+    team: usize,
+    /// Invocations of a workgroup.
+    lanes: usize,
 }
 
-/// `most` is the number of rows of `x` to put into a texture at a time, where that is done.
-fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor, kind: Kind, most: usize) {
+impl Tile {
+    /// None where a group of columns is not whole 16-byte pieces: the plain kernel does that.
+    fn choose(part: &Part, rows: usize, cols: usize) -> Option<Tile> {
+        if !part.format.has_whole_pieces(cols) {
+            return None;
+        }
+        let tile_rows = if rows == 1 { 1 } else { 4 };
+        Some(match part.words.storage {
+            Storage::Buffer if rows <= 8 => {
+                // A GPU is full with thousands of invocations: all columns of few outputs are shared by many.
+                let pieces = part.format.row_words(cols) / 4;
+                Tile { rows: tile_rows, outputs: 4, team: pieces.next_power_of_two().min(64), lanes: 64 }
+            }
+            Storage::Buffer => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 64 },
+            // With 8 outputs, x is loaded half as often, and the shader takes twice as long to compile, which matrices
+            // of a small model do not win back.
+            _ if part.rows * cols < 1 << 18 => Tile { rows: tile_rows, outputs: 4, team: 1, lanes: 8 },
+            _ => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 8 },
+        })
+    }
+}
+
+/// `most` is the number of rows of `x` to stage at a time; `shape` tells the tile of each part, none: the plain kernel.
+fn record(
+    r: &mut Recording,
+    x: Tensor,
+    weight: &Matrix,
+    epilogue: Epilogue,
+    y: Tensor,
+    most: usize,
+    shape: impl Fn(&Part) -> Option<Tile>,
+) {
     let rows = x.rows();
     assert_eq!(x.width(), weight.cols, "linear: x {:?}, weight [{}, {}]", x.shape(), weight.rows, weight.cols);
     assert_eq!((y.rows(), y.width()), (rows, weight.rows), "linear: y {:?}", y.shape());
@@ -90,41 +130,17 @@ fn record(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: 
     if let Some(residual) = epilogue.residual {
         assert_eq!(residual.len(), y.len(), "linear: residual {:?}", residual.shape());
     }
-    let (textures, buffers): (Vec<&Part>, Vec<&Part>) =
-        weight.parts.iter().partition(|part| Variant::of(part, weight.cols, kind) == Variant::Texture);
     let product = Product { cols: weight.cols, epilogue, y, buffer: x };
-    for part in buffers {
-        product.record(r, x, 0, part, Variant::of(part, weight.cols, kind));
+    let (fast, plain): (Vec<_>, Vec<_>) =
+        weight.parts.iter().map(|part| (part, shape(part))).partition(|(_, tile)| tile.is_some());
+    for (part, _) in plain {
+        product.record(r, x, 0, part, None);
     }
-    if !textures.is_empty() {
-        for first in (0..rows).step_by(most) {
-            let staged = stage(r, x, first..rows.min(first + most));
-            for part in &textures {
-                product.record(r, staged, first, part, Variant::Texture);
-            }
-        }
-    }
-}
-
-/// Which shader makes a part's outputs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Variant {
-    Plain,
-    Tile,
-    /// As `Tile`, for weights in textures; takes x in a texture too.
-    Texture,
-}
-
-impl Variant {
-    fn of(part: &Part, cols: usize, kind: Kind) -> Variant {
-        let whole_pieces = match part.format {
-            Format::Int { bits, group } => group.is_multiple_of(128 / bits as usize) || group >= cols,
-            _ => true,
-        };
-        match part.words.storage {
-            _ if kind == Kind::Plain || !whole_pieces => Variant::Plain,
-            Storage::Buffer => Variant::Tile,
-            _ => Variant::Texture,
+    let Some((first_part, _)) = fast.first() else { return };
+    for first in (0..rows).step_by(most) {
+        let staged = stage(r, x, first..rows.min(first + most), first_part.words.storage);
+        for (part, tile) in &fast {
+            product.record(r, staged, first, part, *tile);
         }
     }
 }
@@ -140,7 +156,7 @@ struct Product {
 
 impl Product {
     /// The outputs of one part for the rows of `x`, into the rows of `y` from `first_row` on.
-    fn record(&self, r: &mut Recording, x: Tensor, first_row: usize, part: &Part, variant: Variant) {
+    fn record(&self, r: &mut Recording, x: Tensor, first_row: usize, part: &Part, tile: Option<Tile>) {
         let Product { cols, epilogue, y, buffer } = *self;
         let rows = x.rows();
         let (group, scale_type) = match part.format {
@@ -172,36 +188,30 @@ impl Product {
             read(epilogue.residual.unwrap_or(buffer)),
             write(y),
         ];
-        let (kernel, tile, outputs, lanes) = match (variant, rows) {
-            (Variant::Plain, _) if part.words.storage == Storage::Buffer => (&PLAIN, 1, 1, LANES),
-            (Variant::Plain, _) => (&PLAIN_TEXTURES, 1, 1, LANES),
-            (Variant::Tile, 1) => (&TILE, 1, 4, LANES),
-            (Variant::Tile, 2..=4) => (&TILE, 4, 4, LANES),
-            (Variant::Tile, _) => (&TILE, 8, 4, LANES),
-            (Variant::Texture, 1) => (&TEXTURE, 1, texture_outputs(part.rows * cols), 8),
-            (Variant::Texture, _) => (&TEXTURE, 4, texture_outputs(part.rows * cols), 8),
-        };
         let mut constants = vec![
             ("FORMAT", part.format.code()),
             ("SCALES", dtype_code(scale_type)),
             ("OFFSETS", f64::from(u8::from(part.offsets.is_some()))),
-            ("LANES", lanes as f64),
         ];
-        if variant != Variant::Plain {
-            constants.extend([("ROWS", tile as f64), ("PER_WORD", 32.0 / part.format.bits() as f64)]);
-        }
-        if variant == Variant::Texture {
-            constants.push(("OUTPUTS", outputs as f64));
-        }
-        let groups = [(part.rows as u32).div_ceil(outputs * lanes), rows.div_ceil(tile) as u32, 1];
+        let in_buffers = part.words.storage == Storage::Buffer;
+        let Some(tile) = tile else {
+            constants.push(("LANES", LANES as f64));
+            let kernel = if in_buffers { &PLAIN } else { &PLAIN_TEXTURES };
+            let groups = [(part.rows as u32).div_ceil(LANES), rows as u32, 1];
+            return r.dispatch(kernel, &constants, &operands, params, groups);
+        };
+        constants.extend([
+            ("ROWS", tile.rows as f64),
+            ("OUTPUTS", tile.outputs as f64),
+            ("TEAM", tile.team as f64),
+            ("LANES", tile.lanes as f64),
+            ("PER_WORD", 32.0 / part.format.bits() as f64),
+        ]);
+        let kernel = if in_buffers { &TILE } else { &TILE_TEXTURES };
+        let outputs = tile.outputs * tile.lanes / tile.team;
+        let groups = [part.rows.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
         r.dispatch(kernel, &constants, &operands, params, groups);
     }
-}
-
-/// Outputs of an invocation of the kernel for textures: with 8, x is loaded half as often, and the shader takes twice
-/// as long to compile, which matrices of a small model do not win back.
-fn texture_outputs(elements: usize) -> u32 {
-    if elements < 1 << 18 { 4 } else { 8 }
 }
 
 fn format_of(call: &Call, p: &Params) -> Format {
@@ -283,12 +293,13 @@ mod tests {
             (9, 32, 129),
             (3, 1056, 261),
         ];
-        let variants = [Storage::Buffer, Storage::Pieces].map(|s| [Kind::Plain, Kind::Fast].map(|k| (s, k)));
+        let tiles = [(1, 4, 1, 8), (4, 8, 1, 8), (1, 8, 16, 64), (4, 4, 64, 64), (4, 8, 2, 16)];
+        let tiles = tiles.map(|(rows, outputs, team, lanes)| Some(Tile { rows, outputs, team, lanes }));
         for (format, scales) in formats {
             for (rows, cols, outputs) in sizes {
-                for (storage, kind) in variants.into_iter().flatten() {
-                    for all in [false, true] {
-                        let case = format!("{format:?} {rows} {cols} {outputs} {all} {storage:?} {kind:?}");
+                for (i, tile) in [None].into_iter().chain(tiles).enumerate() {
+                    for (all, storage) in [(i % 2 == 0, Storage::Buffer), (i % 2 == 1, Storage::Pieces)] {
+                        let case = format!("{format:?} {rows} {cols} {outputs} {all} {storage:?} {tile:?}");
                         let part_rows = if all { 50 } else { outputs };
                         let shape = Shape { rows: outputs, cols, format, scales, offsets: all, part_rows, storage };
                         compare(&case, 1e-11, |pool, r, random| {
@@ -301,7 +312,8 @@ mod tests {
                                 residual: vector(rows * outputs),
                             };
                             let y = r.scratch_f32(&[rows, outputs]);
-                            record(r, x, &weight, epilogue, y, kind, if all { 5 } else { 4096 });
+                            let shape = |part: &Part| tile.filter(|_| part.format.has_whole_pieces(cols));
+                            record(r, x, &weight, epilogue, y, if all { 5 } else { 4096 }, shape);
                             vec![keep(pool, r, y)]
                         });
                     }

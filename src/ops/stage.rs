@@ -1,4 +1,6 @@
-//! Rows of f32 in a texture, for kernels that read them often.
+//! Rows of f32 made whole 16-byte pieces of a matrix, in a buffer or a texture: what the fast linear kernel reads.
+
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -6,10 +8,16 @@ use super::{LANES, grid, read, write};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 
-static KERNEL: Kernel =
+static TO_TEXTURE: Kernel =
     Kernel { name: "stage", source: include_str!("../../shaders/stage.wgsl"), reference, subgroups: false };
+static TO_BUFFER: Kernel = Kernel {
+    name: "stage_buffers",
+    source: include_str!("../../shaders/stage_buffers.wgsl"),
+    reference,
+    subgroups: false,
+};
 
-/// Columns are padded with zeros to a multiple of this: the elements of the longest 16-byte piece of a matrix.
+/// Elements of the longest piece of a matrix.
 const PIECE: usize = 32;
 
 #[repr(C)]
@@ -17,31 +25,35 @@ const PIECE: usize = 32;
 struct Params {
     first: u32,
     cols: u32,
-    row_texels: u32,
-    texels: u32,
+    width: u32,
+    count: u32,
 }
 
-/// Rows that fit into one texture.
+/// Rows of `cols` elements that can be staged at a time.
 pub fn most_rows(cols: usize) -> usize {
     MAX_TEXELS / (cols.next_multiple_of(PIECE) / 4)
 }
 
-/// Copies rows `rows` of `x` [_, cols] into a texture: [rows, cols rounded up to 32], zeros behind the last column.
-/// Textures cannot be read back: the tests of the linear layer, which reads it, cover this op.
-pub fn stage(r: &mut Recording, x: Tensor, rows: std::ops::Range<usize>) -> Tensor {
+/// Rows `rows` of `x` [_, cols] in `storage`: [rows, cols rounded up to 32], zeros behind the last column. Records
+/// nothing where `x` is that already. Textures cannot be read back: the tests of the linear layer, which reads them,
+/// cover this op.
+pub fn stage(r: &mut Recording, x: Tensor, rows: Range<usize>, storage: Storage) -> Tensor {
     assert!(x.dtype == DType::F32 && rows.end <= x.rows(), "stage: rows {rows:?} of {x:?}");
     let cols = x.width();
     let width = cols.next_multiple_of(PIECE);
-    let out = r.scratch_in(Storage::Pieces, DType::F32, &[rows.len(), width]);
-    let texels = rows.len() * width / 4;
-    let params = Params {
-        first: (rows.start * cols) as u32,
-        cols: cols as u32,
-        row_texels: (width / 4) as u32,
-        texels: texels as u32,
+    if (x.storage, rows.len(), width) == (storage, x.rows(), cols) {
+        return x;
+    }
+    let out = r.scratch_in(storage, DType::F32, &[rows.len(), width]);
+    let (kernel, words) = match storage {
+        Storage::Buffer => (&TO_BUFFER, 1),
+        _ => (&TO_TEXTURE, 4),
     };
+    let count = rows.len() * width / words;
+    let params =
+        Params { first: (rows.start * cols) as u32, cols: cols as u32, width: width as u32, count: count as u32 };
     let constants = [("LANES", LANES as f64)];
-    r.dispatch(&KERNEL, &constants, &[read(x), write(out)], params, grid(texels.div_ceil(LANES as usize)));
+    r.dispatch(kernel, &constants, &[read(x), write(out)], params, grid(count.div_ceil(LANES as usize)));
     out
 }
 
@@ -50,7 +62,8 @@ fn reference(call: &Call) {
     let (x, mut out) = (call.u32(0), call.u32_mut(1));
     let cols = p.cols as usize;
     let rows = x[p.first as usize..].chunks(cols);
-    for (out, x) in out[..p.texels as usize * 4].chunks_mut(p.row_texels as usize * 4).zip(rows) {
+    let size = call.tensor(1).len();
+    for (out, x) in out[..size].chunks_mut(p.width as usize).zip(rows) {
         out[..cols].copy_from_slice(x);
         out[cols..].fill(0);
     }
