@@ -47,15 +47,29 @@ pub struct GpuReader {
 /// An adapter that could be opened.
 pub struct Candidate {
     adapter: wgpu::Adapter,
+    /// The largest buffer and the largest binding, in bytes.
+    limits: (u64, u64),
 }
 
 impl Candidate {
+    fn new(adapter: wgpu::Adapter) -> Candidate {
+        let limits = adapter.limits();
+        Candidate { limits: (limits.max_buffer_size, limits.max_storage_buffer_binding_size), adapter }
+    }
+
+    /// The adapter as if its largest buffer and binding, in bytes, were at most these. For tests of small adapters.
+    pub fn limited(self, max_buffer_bytes: u64, max_binding_bytes: u64) -> Candidate {
+        let limits = (self.limits.0.min(max_buffer_bytes), self.limits.1.min(max_binding_bytes));
+        Candidate { limits, ..self }
+    }
+
     pub fn name(&self) -> String {
         self.adapter.get_info().name
     }
 
     pub fn info(&self) -> DeviceInfo {
-        device_info(&self.adapter)
+        let (max_buffer_bytes, max_binding_bytes) = self.limits;
+        DeviceInfo { max_buffer_bytes, max_binding_bytes, ..device_info(&self.adapter) }
     }
 }
 
@@ -102,7 +116,7 @@ pub async fn candidates() -> Vec<Candidate> {
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     });
-    adapters.into_iter().map(|adapter| Candidate { adapter }).collect()
+    adapters.into_iter().map(Candidate::new).collect()
 }
 
 impl Gpu {
@@ -112,6 +126,7 @@ impl Gpu {
     /// # Errors
     /// `E_ADAPTER` when the adapter refuses; `E_LIMIT` when it lacks the eight storage buffers that kernels need.
     pub async fn open(candidate: Candidate) -> Result<Gpu> {
+        let info = candidate.info();
         let adapter = candidate.adapter;
         let have = adapter.limits();
         let mut limits = wgpu::Limits::default();
@@ -123,10 +138,9 @@ impl Gpu {
                 have: have.max_storage_buffers_per_shader_stage.into(),
             });
         }
-        limits.max_buffer_size = have.max_buffer_size;
-        limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
+        limits.max_buffer_size = info.max_buffer_bytes;
+        limits.max_storage_buffer_binding_size = info.max_binding_bytes;
         let limits = limits.using_resolution(have);
-        let info = device_info(&adapter);
         let mut descriptor = wgpu::DeviceDescriptor {
             label: Some("qllama"),
             required_limits: limits,

@@ -110,16 +110,24 @@ impl<'a> Loader<'a> {
 
     /// Values that the host made, as a tensor of the loader's pool.
     pub fn upload_f32(&mut self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
-        self.device_bytes += 4 * values.len() as u64;
+        self.count(4 * values.len());
         match &mut self.mode {
             Mode::Plan => Ok(Tensor::new(0, DType::F32, shape)),
             Mode::Load { pool, .. } => pool.f32(shape, values),
         }
     }
 
+    /// Counts a buffer.
+    fn count(&mut self, bytes: usize) {
+        self.device_bytes += bytes as u64;
+        self.largest_buffer = self.largest_buffer.max(bytes as u64);
+    }
+
     /// The tables of the rotary embedding, which no file holds.
     pub fn rope_tables(&mut self, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
-        self.device_bytes += (positions * head_dim * 4) as u64;
+        let table_bytes = positions * head_dim / 2 * 4;
+        self.count(table_bytes);
+        self.count(table_bytes);
         match &mut self.mode {
             Mode::Plan => {
                 let table = Tensor::new(0, DType::F32, &[positions, head_dim / 2]);
@@ -149,7 +157,7 @@ impl<'a> Loader<'a> {
         let values = self.host_f32(name, &[rows, cols]).await?;
         let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
         let format = self.dense_format(name);
-        self.device_bytes += (cols * format.row_words(rows) * 4) as u64;
+        self.count(cols * format.row_words(rows) * 4);
         match &mut self.mode {
             Mode::Plan => Ok(Matrix { rows: cols, cols: rows, parts: Vec::new() }),
             Mode::Load { pool, .. } => Matrix::from_f32(pool, cols, rows, &turned, format),
@@ -267,8 +275,7 @@ impl<'a> Loader<'a> {
                 Mode::Plan => Tensor::new(0, dtype, &[rows, width]),
                 Mode::Load { pool, .. } => pool.alloc(dtype, &[rows, width])?,
             };
-            self.device_bytes += tensor.size_bytes() as u64;
-            self.largest_buffer = self.largest_buffer.max(tensor.size_bytes() as u64);
+            self.count(tensor.size_bytes());
             *slot = Some(tensor);
         }
         let part = Part {
