@@ -191,6 +191,8 @@ struct Session<'a> {
     options: &'a GenerateOptions,
     device: Device,
     _pool: Pool,
+    /// The keys and values.
+    _caches: Pool,
     batch: usize,
     state: State,
     prefill: Step,
@@ -242,10 +244,11 @@ impl<'a> Session<'a> {
         // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
         let cache_rows = batch * prompt_rows + rows * new;
         let width = heads.kv_heads * heads.head_dim;
+        let mut cache_pool = device.pool();
         let mut caches = Vec::with_capacity(model.layers.len());
         for _ in &model.layers {
-            let k = pool.alloc(options.kv_cache, &[cache_rows, width])?;
-            caches.push(KvCache { k, v: pool.alloc(options.kv_cache, &[cache_rows, width])? });
+            let k = cache_pool.alloc(options.kv_cache, &[cache_rows, width])?;
+            caches.push(KvCache { k, v: cache_pool.alloc(options.kv_cache, &[cache_rows, width])? });
         }
         let own = |row: usize, t: usize| (batch * prompt_rows + row * new + t - prompt_rows) as u32;
         let table: Vec<u32> = (0..rows)
@@ -344,6 +347,7 @@ impl<'a> Session<'a> {
             options,
             device: device.clone(),
             _pool: pool,
+            _caches: cache_pool,
             batch,
             state,
             prefill,
@@ -528,5 +532,46 @@ mod tests {
         });
         let candidates = vec![vec![(-0.5, 0), (-1.0, 1), (-2.0, 2)]; 3];
         assert_eq!(search.step(&candidates).tokens, [2, 2, 2]);
+    }
+
+    /// Five beams hold the prompt's keys and values once and five times those of what they generate; all else that grows
+    /// with the length is a few integers a row.
+    #[test]
+    fn beams_share_the_cache_of_the_prompt() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fixtures/qllama-base");
+        let (device, folder) = (Device::cpu(), Box::new(crate::source::Folder::open(folder).unwrap()));
+        let model = pollster::block_on(crate::Model::load(folder, &device, &mut |_| {})).unwrap();
+        let decoder = model.decoder();
+        let (batch, beams) = (2, 5);
+        // Bytes that generation holds, and those of its caches.
+        let held = |prompt_rows: usize, new: usize, kv_cache: DType| {
+            let mut pool = device.pool();
+            let rows = batch * prompt_rows;
+            let embeddings = pool.alloc(DType::F32, &[rows, decoder.config.hidden_size]).unwrap();
+            let (attention_mask, history) = (vec![1; rows], vec![1; batch]);
+            let prompt = Prompt {
+                embeddings,
+                batch,
+                rows: prompt_rows,
+                attention_mask: &attention_mask,
+                zero_queries: 0,
+                cross: None,
+                history: &history,
+            };
+            let options = GenerateOptions { num_beams: beams, max_new_tokens: new, kv_cache, ..Default::default() };
+            let before = device.memory().0;
+            let session = Session::new(decoder, &device, &prompt, &options).unwrap();
+            (device.memory().0 - before, session._caches.bytes())
+        };
+        for kv_cache in [DType::F32, DType::F16] {
+            let a_row = (2 * decoder.layers.len() * decoder.heads().kv_width() * kv_cache.bytes()) as u64;
+            let expected = |prompt_rows: usize, new: usize| a_row * (batch * (prompt_rows + beams * new)) as u64;
+            let (short, long) = (held(7, 10, kv_cache), held(7, 30, kv_cache));
+            assert_eq!((short.1, long.1), (expected(7, 10), expected(7, 30)));
+            assert_eq!(held(9, 10, kv_cache).1, expected(9, 10));
+            let integers = (4 * size_of::<u32>() * batch * beams * 20) as u64;
+            let grown = long.0 - short.0;
+            assert!(grown <= expected(7, 30) - expected(7, 10) + integers, "{grown} bytes more for 20 steps more");
+        }
     }
 }

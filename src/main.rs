@@ -389,6 +389,7 @@ struct QuantizeArgs {
 
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
+    silence_device_select();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -420,5 +421,15 @@ fn main() -> ExitCode {
             eprintln!("qllama: {} [{}]", cli::one_line(&error.to_string()), error.code());
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Without a desktop session, Mesa's layer that puts the desktop's GPU first complains on standard error about each
+/// instance that is made. There is no desktop's GPU then, so the layer is left out, unless it was told what to select.
+fn silence_device_select() {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !set("XDG_RUNTIME_DIR") && !set("MESA_VK_DEVICE_SELECT") {
+        // SAFETY: main calls this before it starts a thread, so nothing reads the environment at the same time.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

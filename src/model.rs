@@ -163,9 +163,11 @@ impl Opened {
         let Opened { config, preprocessor, checkpoint, tokenizer } = self;
         let info = device.info();
         let plan = plan(&checkpoint, &config, &info).await?;
-        if plan.largest_buffer > info.max_buffer_bytes {
-            let name = "maxBufferSize".into();
-            return Err(Error::Limit { name, need: plan.largest_buffer, have: info.max_buffer_bytes });
+        // Matrices are cut to the binding limit, but not within a row; other tensors are not cut.
+        let limits =
+            [("maxBufferSize", info.max_buffer_bytes), ("maxStorageBufferBindingSize", info.max_binding_bytes)];
+        if let Some((name, have)) = limits.into_iter().find(|(_, have)| plan.largest_buffer > *have) {
+            return Err(Error::Limit { name: name.into(), need: plan.largest_buffer, have });
         }
         let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
         let mut progress = Progress { bytes: 0, total };

@@ -113,21 +113,28 @@ impl<'a> Loader<'a> {
 
     /// Values that the host made, as a tensor of the loader's pool.
     pub fn upload_f32(&mut self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
-        self.device_bytes += 4 * values.len() as u64;
+        self.count(Tensor::new(0, DType::F32, shape));
         match &mut self.mode {
             Mode::Plan => Ok(Tensor::new(0, DType::F32, shape)),
             Mode::Load { pool, .. } => pool.f32(shape, values),
         }
     }
 
+    /// Counts what is on the device.
+    fn count(&mut self, tensor: Tensor) {
+        self.device_bytes += tensor.held_bytes() as u64;
+        if tensor.storage == Storage::Buffer {
+            self.largest_buffer = self.largest_buffer.max(tensor.size_bytes() as u64);
+        }
+    }
+
     /// The tables of the rotary embedding, which no file holds.
     pub fn rope_tables(&mut self, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
-        self.device_bytes += (positions * head_dim * 4) as u64;
+        let table = Tensor::new(0, DType::F32, &[positions, head_dim / 2]);
+        self.count(table);
+        self.count(table);
         match &mut self.mode {
-            Mode::Plan => {
-                let table = Tensor::new(0, DType::F32, &[positions, head_dim / 2]);
-                Ok(RopeTables { cos: table, sin: table })
-            }
+            Mode::Plan => Ok(RopeTables { cos: table, sin: table }),
             Mode::Load { pool, .. } => RopeTables::new(pool, base, head_dim, positions),
         }
     }
@@ -152,7 +159,7 @@ impl<'a> Loader<'a> {
         let values = self.host_f32(name, &[rows, cols]).await?;
         let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
         let format = self.dense_format(name);
-        self.device_bytes += (cols * format.row_words(rows) * 4) as u64;
+        self.count(Tensor::new(0, DType::U32, &[cols, format.row_words(rows)]).stored(self.storage));
         match &mut self.mode {
             Mode::Plan => Ok(Matrix { rows: cols, cols: rows, parts: Vec::new() }),
             Mode::Load { pool, .. } => Matrix::from_f32(pool, cols, rows, &turned, format),
@@ -279,8 +286,7 @@ impl<'a> Loader<'a> {
                 Mode::Plan => Tensor::new(0, dtype, &[rows, width]).stored(storage),
                 Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, &[rows, width])?,
             };
-            self.device_bytes += tensor.held_bytes() as u64;
-            self.largest_buffer = self.largest_buffer.max(tensor.size_bytes() as u64);
+            self.count(tensor);
             *slot = Some(tensor);
         }
         let part = Part {

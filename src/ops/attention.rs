@@ -21,6 +21,15 @@ static ROWS: Kernel = Kernel {
     subgroups: false,
 };
 
+static STEP: Kernel = Kernel {
+    name: "attention_step",
+    source: include_str!("../../shaders/attention_step.wgsl"),
+    reference,
+    subgroups: false,
+};
+/// The largest head_dim for `attention_step`, which keeps 16 elements of the result in each of eight lanes.
+const MAX_HEAD_DIM_OF_STEP: usize = 128;
+
 /// Keys that a workgroup handles at a time.
 const BLOCK: u32 = 1024;
 /// The largest head_dim: the kernel keeps four elements of the result a lane.
@@ -205,6 +214,23 @@ pub fn attention(
             write(out),
         ];
         let count = batch * query_heads * rows;
+        // 16-byte pieces of keys and values, which a piece may not straddle.
+        let in_pieces = |view: View| {
+            [view.column, view.tensor.width(), head_dim]
+                .iter()
+                .all(|n| n.is_multiple_of(16 / view.tensor.dtype.bytes()))
+        };
+        let step = rows == 1 && !with_probabilities && head_dim <= MAX_HEAD_DIM_OF_STEP;
+        if step && k.tensor.dtype == v.tensor.dtype && in_pieces(k) && in_pieces(v) {
+            let constants = [
+                ("HEAD_DIM", head_dim as f64),
+                ("CACHED", f64::from(u8::from(table.is_some()))),
+                ("FORMAT", dtype_code(k.tensor.dtype)),
+                ("MASK", f64::from(mask_code)),
+            ];
+            r.dispatch(&STEP, &constants, &operands, params, grid(count));
+            return;
+        }
         if rows == 1 || with_probabilities || capacity > MAX_KEYS_OF_ROWS {
             r.dispatch(&KERNEL, &constants, &operands, params, grid(count));
             return;
@@ -417,6 +443,54 @@ mod tests {
                     let name = format!("{batch} {rows} {past} {heads:?} {dtype:?} {kind:?}");
                     compare(&name, LIMIT, |pool, r, random| cached(&case, pool, r, random, true));
                 }
+            }
+        }
+    }
+
+    /// The kernel of one row, around its blocks of 64 keys and its pieces of four and of eight elements; other heads
+    /// go to the plain kernel.
+    #[test]
+    fn one_row_equals_reference() {
+        let shapes = [
+            (1, 0, 1, 1, 4),
+            (3, 62, 3, 1, 8),
+            (1, 63, 2, 2, 32),
+            (2, 64, 9, 3, 64),
+            (1, 65, 2, 1, 72),
+            (2, 200, 4, 2, 96),
+            (1, 1100, 2, 1, 128),
+            (2, 70, 2, 2, 132),
+            (2, 9, 2, 2, 30),
+        ];
+        for (batch, past, heads, kv_heads, head_dim) in shapes {
+            let heads = Heads { heads, kv_heads, head_dim };
+            for dtype in [DType::F32, DType::F16] {
+                for kind in [Kind::None, Kind::Causal, Kind::Padded, Kind::Zero(3), Kind::Additive] {
+                    let case = Case { batch, rows: 1, past, heads, dtype, kind };
+                    compare(&format!("{batch} {past} {heads:?} {dtype:?} {kind:?}"), LIMIT, |pool, r, random| {
+                        let outputs = cached(&case, pool, r, random, false);
+                        let whole = head_dim.is_multiple_of(16 / dtype.bytes()) && head_dim <= 128;
+                        assert_eq!(r.dispatches[0].kernel.name == "attention_step", whole, "{heads:?} {dtype:?}");
+                        outputs
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_row_over_rows_as_keys_equals_reference() {
+        let heads = Heads { heads: 4, kv_heads: 2, head_dim: 40 };
+        for (batch, batches, count) in [(4, 2, 1), (2, 2, 17), (3, 1, 129)] {
+            for mask in [Mask::None, Mask::Causal { attention_mask: None, zero_queries: 5 }] {
+                compare(&format!("{batch} {batches} {count} {mask:?}"), LIMIT, |pool, r, random| {
+                    let q = floats(pool, random, DType::F32, batch, heads.q_width() + 3);
+                    let kv = floats(pool, random, DType::F32, batches * count, 2 * heads.kv_width() + 4);
+                    let (k, v) = (View { tensor: kv, column: 4 }, View { tensor: kv, column: 4 + heads.kv_width() });
+                    let (q, keys) = (View { tensor: q, column: 1 }, Keys::Rows { count, batches });
+                    let out = attention(r, batch, 1, heads, q, k, v, keys, mask, 2.0, None);
+                    vec![keep(pool, r, out)]
+                });
             }
         }
     }

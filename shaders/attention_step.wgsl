@@ -1,0 +1,301 @@
+// As attention.wgsl for one row of q a sequence, as each step of generation has it: a workgroup a (sequence, head).
+//
+// attention.wgsl loads, for each element of a key, that and the query's from workgroup memory, and for each element of a
+// value, that, its row of the table and its weight: five loads for two multiply-adds. Software adapters wait for every
+// load of every lane, and they are what a step at a thousand keys cost: 77 ms for 32 heads of 128 at 1500 keys in f32 on
+// Mesa's, which became 17 ms (12 ms in f16). Here, in the order of what it bought:
+// - eight lanes share a key, and each keeps its share of the query and of the result (at most 16 elements) in registers:
+//   five loads become two and a few;
+// - groups of eight lanes have running maxima and sums of their own, joined once at the end: two barriers for 64 keys
+//   instead of three, and no maximum over all lanes;
+// - keys and values are loaded as 16 bytes, eight lanes beside each other: whole cache lines for GPUs.
+
+override HEAD_DIM: u32 = 64u;      // at most 128
+override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
+override FORMAT: u32 = 0u;         // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
+override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
+
+struct Params {
+    count: u32,         // batch * heads * rows
+    heads: u32,
+    rows: u32,          // 1
+    heads_a_key: u32,   // heads / kv_heads
+    q_width: u32,
+    q_column: u32,
+    k_width: u32,
+    k_column: u32,
+    v_width: u32,
+    v_column: u32,
+    capacity: u32,      // width of table, or number of keys
+    batches: u32,
+    mask_width: u32,
+    zero_queries: u32,
+    out_width: u32,     // of a row of probabilities
+    scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> q: array<f32>;          // [batch, q_width]
+@group(0) @binding(1) var<storage, read> k: array<vec4<u32>>;    // [_, k_width] f32 or f16
+@group(0) @binding(2) var<storage, read> v: array<vec4<u32>>;    // [_, v_width] f32 or f16
+@group(0) @binding(3) var<storage, read> table: array<u32>;      // [batch, capacity]
+@group(0) @binding(4) var<storage, read> past: array<u32>;       // [1]
+@group(0) @binding(5) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, 1, mask_width]
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;  // [batch, heads, HEAD_DIM]
+@group(0) @binding(7) var<uniform> p: Params;
+
+// Lane 8 g + s has share s of the keys that group g works on, and in each block of 64 keys the score of one key.
+const SHARES: u32 = 8u;
+const GROUPS: u32 = 8u;
+const BLOCK: u32 = 64u;
+// Of a share of products: one more than a block, so that lanes beside each other write to different banks.
+const STRIDE: u32 = 65u;
+
+var<workgroup> products: array<f32, 520>;        // [SHARES, STRIDE]
+var<workgroup> scores: array<vec4<f32>, 16>;     // [BLOCK]
+var<workgroup> highests: array<f32, 8>;          // [GROUPS]
+var<workgroup> sums: array<f32, 8>;              // [GROUPS]
+var<workgroup> results: array<vec4<f32>, 256>;   // [GROUPS, 4, SHARES]
+
+// A lane's share of a head: four elements each.
+struct Share {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
+// Which four elements of the head part `i` of share `share` is: 16-byte pieces go round the lanes.
+fn four(share: u32, i: u32) -> u32 {
+    if FORMAT == 1u {
+        return 2u * (share + SHARES * (i / 2u)) + i % 2u;
+    }
+    return share + SHARES * i;
+}
+
+fn unpack(piece: vec4<u32>) -> array<vec4<f32>, 2> {
+    return array(
+        vec4(unpack2x16float(piece.x), unpack2x16float(piece.y)),
+        vec4(unpack2x16float(piece.z), unpack2x16float(piece.w)),
+    );
+}
+
+// Shares behind the head's end are copies of its last piece: nothing is made of them.
+fn piece_of(share: u32, i: u32) -> u32 {
+    let pieces = select(HEAD_DIM / 4u, HEAD_DIM / 8u, FORMAT == 1u);
+    return min(share + SHARES * i, pieces - 1u);
+}
+
+// A share of the key at piece `start`.
+fn key_share(start: u32, share: u32) -> Share {
+    var s: Share;
+    let first = k[start + piece_of(share, 0u)];
+    if FORMAT == 1u {
+        let pair = unpack(first);
+        s.a = pair[0];
+        s.b = pair[1];
+        if HEAD_DIM > 64u {
+            let pair = unpack(k[start + piece_of(share, 1u)]);
+            s.c = pair[0];
+            s.d = pair[1];
+        }
+    } else {
+        s.a = bitcast<vec4<f32>>(first);
+        if HEAD_DIM > 32u {
+            s.b = bitcast<vec4<f32>>(k[start + piece_of(share, 1u)]);
+        }
+        if HEAD_DIM > 64u {
+            s.c = bitcast<vec4<f32>>(k[start + piece_of(share, 2u)]);
+        }
+        if HEAD_DIM > 96u {
+            s.d = bitcast<vec4<f32>>(k[start + piece_of(share, 3u)]);
+        }
+    }
+    return s;
+}
+
+// As key_share, of a value.
+fn value_share(start: u32, share: u32) -> Share {
+    var s: Share;
+    let first = v[start + piece_of(share, 0u)];
+    if FORMAT == 1u {
+        let pair = unpack(first);
+        s.a = pair[0];
+        s.b = pair[1];
+        if HEAD_DIM > 64u {
+            let pair = unpack(v[start + piece_of(share, 1u)]);
+            s.c = pair[0];
+            s.d = pair[1];
+        }
+    } else {
+        s.a = bitcast<vec4<f32>>(first);
+        if HEAD_DIM > 32u {
+            s.b = bitcast<vec4<f32>>(v[start + piece_of(share, 1u)]);
+        }
+        if HEAD_DIM > 64u {
+            s.c = bitcast<vec4<f32>>(v[start + piece_of(share, 2u)]);
+        }
+        if HEAD_DIM > 96u {
+            s.d = bitcast<vec4<f32>>(v[start + piece_of(share, 3u)]);
+        }
+    }
+    return s;
+}
+
+// Part `i` of a share of the query that starts at element `start`: zeros behind the head's end.
+fn query_part(start: u32, share: u32, i: u32) -> vec4<f32> {
+    let element = 4u * four(share, i);
+    if element >= HEAD_DIM {
+        return vec4(0.0);
+    }
+    let at = start + element;
+    return p.scale * vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]);
+}
+
+fn key_row(batch: u32, t: u32) -> u32 {
+    if CACHED == 1u {
+        return table[batch * p.capacity + t];
+    }
+    return batch % p.batches * p.capacity + t;
+}
+
+fn masked(score: f32, batch: u32, t: u32, before: u32) -> f32 {
+    if MASK == 0u {
+        return score;
+    }
+    if MASK == 3u {
+        let bits = mask[batch * p.mask_width + t];
+        // Negative infinity, which WGSL need not know, counts as LOWEST.
+        if bits == 0xff800000u {
+            return LOWEST;
+        }
+        return max(score + bitcast<f32>(bits), LOWEST);
+    }
+    var visible = t <= before;
+    if MASK == 2u {
+        visible = visible && mask[batch * p.mask_width + t] != 0u;
+    }
+    visible = visible || (0u < p.zero_queries && t < p.zero_queries);
+    return select(LOWEST, score, visible);
+}
+
+// exp of a number that is not positive; exactly 0 far down, whatever the adapter's exp does there.
+fn weight(x: f32) -> f32 {
+    return select(0.0, exp(x), x > -87.0);
+}
+
+fn largest(x: vec4<f32>) -> f32 {
+    return max(max(x.x, x.y), max(x.z, x.w));
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let number = workgroup.x + workgroup.y * GRID_X;
+    if number >= p.count {
+        return;
+    }
+    let head = number % p.heads;
+    let batch = number / p.heads;
+    let piece = select(4u, 8u, FORMAT == 1u);
+    let head_in_k = (p.k_column + head / p.heads_a_key * HEAD_DIM) / piece;
+    let head_in_v = (p.v_column + head / p.heads_a_key * HEAD_DIM) / piece;
+    let k_pieces = p.k_width / piece;
+    let v_pieces = p.v_width / piece;
+    var keys = p.capacity;
+    var before = 0u;
+    if CACHED == 1u {
+        before = past[0];
+        keys = min(before + 1u, p.capacity);
+    }
+    let group = lane / SHARES;
+    let share = lane % SHARES;
+    let from_q = batch * p.q_width + p.q_column + head * HEAD_DIM;
+    let query = Share(
+        query_part(from_q, share, 0u),
+        query_part(from_q, share, 1u),
+        query_part(from_q, share, 2u),
+        query_part(from_q, share, 3u),
+    );
+
+    var result = Share(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+    var highest = LOWEST;   // of this group's scores
+    var sum = 0.0;          // of this group's weights
+    for (var block = 0u; block < keys; block += BLOCK) {
+        let first = block + group * SHARES;
+        let end = min(first + SHARES, keys);
+        for (var t = first; t < end; t++) {
+            let x = key_share(key_row(batch, t) * k_pieces + head_in_k, share);
+            var product = dot(query.a, x.a) + dot(query.b, x.b);
+            if HEAD_DIM > 64u {
+                product += dot(query.c, x.c) + dot(query.d, x.d);
+            }
+            products[share * STRIDE + t - block] = product;
+        }
+        workgroupBarrier();
+        var score = LOWEST;
+        if block + lane < keys {
+            score = 0.0;
+            for (var i = 0u; i < SHARES; i++) {
+                score += products[i * STRIDE + lane];
+            }
+            score = masked(score, batch, block + lane, before);
+        }
+        scores[lane / 4u][lane % 4u] = score;
+        workgroupBarrier();
+        let scores_a = scores[2u * group];
+        let scores_b = scores[2u * group + 1u];
+        let new_highest = max(highest, max(largest(scores_a), largest(scores_b)));
+        let shrink = weight(highest - new_highest);
+        highest = new_highest;
+        sum *= shrink;
+        result.a *= shrink;
+        result.b *= shrink;
+        result.c *= shrink;
+        result.d *= shrink;
+        for (var t = first; t < end; t++) {
+            let i = t - first;
+            let w = weight(select(scores_b, scores_a, i < 4u)[i % 4u] - highest);
+            sum += w;
+            let x = value_share(key_row(batch, t) * v_pieces + head_in_v, share);
+            result.a += w * x.a;
+            result.b += w * x.b;
+            if HEAD_DIM > 64u {
+                result.c += w * x.c;
+                result.d += w * x.d;
+            }
+        }
+    }
+
+    if share == 0u {
+        highests[group] = highest;
+        sums[group] = sum;
+    }
+    let at = group * 4u * SHARES + share;
+    results[at] = result.a;
+    results[at + SHARES] = result.b;
+    results[at + 2u * SHARES] = result.c;
+    results[at + 3u * SHARES] = result.d;
+    workgroupBarrier();
+    // Half of the lanes join a share's part each.
+    let part = lane / SHARES;
+    let element = 4u * four(share, part);
+    if part >= 4u || element >= HEAD_DIM {
+        return;
+    }
+    var most = LOWEST;
+    for (var g = 0u; g < GROUPS; g++) {
+        most = max(most, highests[g]);
+    }
+    var total = vec4(0.0);
+    var weights = 0.0;
+    for (var g = 0u; g < GROUPS; g++) {
+        let w = weight(highests[g] - most);
+        weights += w * sums[g];
+        total += w * results[g * 4u * SHARES + lane];
+    }
+    total /= weights;
+    let to = number * HEAD_DIM + element;
+    out[to] = total.x;
+    out[to + 1u] = total.y;
+    out[to + 2u] = total.z;
+    out[to + 3u] = total.w;
+}
