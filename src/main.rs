@@ -37,6 +37,10 @@ struct Common {
     /// Default: the first that --list-adapters shows.
     #[arg(long, value_name = "NAME|INDEX")]
     adapter: Option<String>,
+    /// Most GPU memory to use: bytes, or a number with KiB, MiB, GiB, KB, MB or GB. Where it is too little for all weights,
+    /// those that only pictures need are read again for every picture.
+    #[arg(long, value_name = "BYTES", value_parser = cli::bytes)]
+    memory_budget: Option<u64>,
     /// Print JSON, one object a line.
     #[arg(long)]
     json: bool,

@@ -37,7 +37,7 @@ fn check_captions(device: &Device, step: usize, num_beams: usize) -> usize {
         let file = picture["file"].as_str().unwrap();
         let found = block_on(async {
             let vision = model.vision(&pixels(&model, file)).await?;
-            let crossed = model.cross_states(&vision)?;
+            let crossed = model.cross_states(&vision).await?;
             model.generate(Some(&crossed), &[&prompt], &options, &mut |_| true).await
         });
         let ids: Vec<u32> = found.unwrap()[0][0].ids.iter().copied().filter(|id| *id != 2).collect();
@@ -85,7 +85,7 @@ fn match_probabilities() {
         for (mode, name) in [(Mode::C, "C"), (Mode::G, "G")] {
             for (file, row) in files.iter().zip(expected["match"]["probabilities"][name].as_array().unwrap()) {
                 let vision = model.vision(&pixels(&model, file)).await.unwrap();
-                let crossed = model.cross_states(&vision).unwrap();
+                let crossed = model.cross_states(&vision).await.unwrap();
                 let image = model.embed_image(&vision, Some(&crossed), mode).await.unwrap();
                 let logits = model.logits_per_image(&image, &texts_embedded).unwrap();
                 let largest = logits.iter().copied().fold(f32::MIN, f32::max);

@@ -121,7 +121,7 @@ fn the_demo_model_at_4_bits() {
         let values = model.preprocessor.pixel_values(&image);
         let ids = block_on(async {
             let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await.unwrap();
-            let crossed = model.cross_states(&vision).unwrap();
+            let crossed = model.cross_states(&vision).await.unwrap();
             model.generate(Some(&crossed), &[&prompt], &options, &mut |_| true).await.unwrap()[0][0].ids.clone()
         });
         let caption = model.tokenizer().unwrap().decode(&ids);

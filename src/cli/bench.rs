@@ -103,7 +103,7 @@ async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Resu
             let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
             debug_assert!(side >= v.patch_size);
             let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await?;
-            let crossed = model.cross_states(&vision)?;
+            let crossed = model.cross_states(&vision).await?;
             // Waits for the work, so that the phases are told apart.
             model.device().read_f32(vision.states).await?;
             Some(crossed)
