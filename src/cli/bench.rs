@@ -26,6 +26,7 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
         min_new_tokens: 0,
         // No end: every round decodes as many tokens.
         eos_token_ids: Vec::new(),
+        kv_cache: args.kv_cache.into(),
         ..Default::default()
     };
     let prompt = match model.tokenizer() {

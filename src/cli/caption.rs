@@ -14,6 +14,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         num_beams: args.num_beams,
         max_new_tokens: args.max_new_tokens,
         min_new_tokens: args.min_new_tokens,
+        kv_cache: args.kv_cache.into(),
         ..Default::default()
     };
     options.check()?;
