@@ -50,6 +50,11 @@ pub enum Error {
     Adapter { reason: String },
     #[error("the adapter allows {have} for {name}, but {need} is needed")]
     Limit { name: String, need: u64, have: u64 },
+    #[error(
+        "the memory budget (--memory-budget, memoryBudget) is {have} bytes, but {need} are needed{what}: give more, or \
+         make the weights smaller with `qllama quantize`"
+    )]
+    Budget { what: String, need: u64, have: u64 },
     #[error("out of memory: {asked} bytes asked for with {held} bytes held; {hint}")]
     OutOfMemory { asked: u64, held: u64, hint: String },
     #[error("the GPU device was lost: {reason}; load the model again")]
@@ -92,7 +97,7 @@ impl Error {
             Error::InputShape { .. } => "E_INPUT_SHAPE",
             Error::Input { .. } => "E_INPUT",
             Error::Adapter { .. } => "E_ADAPTER",
-            Error::Limit { .. } => "E_LIMIT",
+            Error::Limit { .. } | Error::Budget { .. } => "E_LIMIT",
             Error::OutOfMemory { .. } => "E_OOM",
             Error::DeviceLost { .. } => "E_DEVICE_LOST",
             Error::Gpu { .. } => "E_GPU",

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::Result;
-use crate::gpu::{Gpu, GpuPlan, GpuReader};
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, GpuPlan, GpuReader, share_scratch};
 use crate::host::{Host, HostPlan};
 use crate::recording::{Recording, fresh_id};
 use crate::tensor::{DType, Storage, Tensor};
@@ -17,6 +17,7 @@ struct Inner {
     place: Place,
     held_bytes: AtomicU64,
     peak_bytes: AtomicU64,
+    budget: AtomicU64,
 }
 
 enum Place {
@@ -39,6 +40,20 @@ pub struct DeviceInfo {
     pub max_binding_bytes: u64,
     /// The largest buffer, in bytes.
     pub max_buffer_bytes: u64,
+    /// Scratch tensors whose lives do not overlap share memory.
+    pub shares_scratch: bool,
+}
+
+impl DeviceInfo {
+    /// Bytes that a recording's scratch tensors take.
+    pub fn scratch_bytes(&self, recording: &Recording) -> u64 {
+        let bytes = |tensor: &Tensor| tensor.held_bytes() as u64;
+        if self.shares_scratch {
+            share_scratch(recording).buffers.iter().map(|(tensor, _)| bytes(tensor)).sum()
+        } else {
+            recording.scratch.iter().map(bytes).sum()
+        }
+    }
 }
 
 impl Device {
@@ -53,7 +68,8 @@ impl Device {
     }
 
     fn new(place: Place) -> Device {
-        Device(Arc::new(Inner { place, held_bytes: AtomicU64::new(0), peak_bytes: AtomicU64::new(0) }))
+        let (held_bytes, peak_bytes, budget) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget }))
     }
 
     pub fn info(&self) -> DeviceInfo {
@@ -67,6 +83,7 @@ impl Device {
                 weights: Storage::Buffer,
                 max_binding_bytes: u64::MAX,
                 max_buffer_bytes: u64::MAX,
+                shares_scratch: false,
             },
         }
     }
@@ -82,6 +99,18 @@ impl Device {
     /// Bytes of all pools and plans now, and the most there ever were.
     pub fn memory(&self) -> (u64, u64) {
         (self.0.held_bytes.load(Ordering::Relaxed), self.0.peak_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Lets all pools and plans together hold at most `bytes`, from now on; what is beyond fails with
+    /// [`Error::Budget`]. Models loaded afterwards keep as many of their weights on the device as fit and read the
+    /// others again for every picture.
+    pub fn set_memory_budget(&self, bytes: u64) {
+        self.0.budget.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The most bytes that pools and plans may hold; `u64::MAX` where no budget was set.
+    pub fn memory_budget(&self) -> u64 {
+        self.0.budget.load(Ordering::Relaxed)
     }
 
     /// An empty pool.
@@ -144,6 +173,17 @@ impl Device {
         self.run(&self.prepare(recording)?)
     }
 
+    /// Waits until all work started before is done, and memory freed meanwhile is really free.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
+    pub async fn finish(&self) -> Result<()> {
+        match &self.0.place {
+            Place::Gpu(gpu) => gpu.finish().await,
+            Place::Host(_) => Ok(()),
+        }
+    }
+
     /// A reader for up to `bytes` bytes at a time, which keeps its staging memory between reads.
     pub fn reader(&self, bytes: usize) -> Result<Reader> {
         let kind = match &self.0.place {
@@ -186,7 +226,7 @@ impl Pool {
     /// Allocates a zeroed tensor in a buffer.
     ///
     /// # Errors
-    /// `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
+    /// `E_LIMIT` beyond the memory budget; `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
     pub fn alloc(&mut self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         self.alloc_in(Storage::Buffer, dtype, shape)
     }
@@ -227,6 +267,10 @@ impl Pool {
     pub(crate) fn add(&mut self, tensor: Tensor) -> Result<()> {
         let inner = &self.device.0;
         let bytes = tensor.held_bytes() as u64;
+        let (need, have) = (inner.held_bytes.load(Ordering::Relaxed) + bytes, self.device.memory_budget());
+        if need > have {
+            return Err(Error::Budget { what: " for this input".into(), need, have });
+        }
         match &inner.place {
             Place::Gpu(gpu) => gpu.alloc(tensor, inner.held_bytes.load(Ordering::Relaxed))?,
             Place::Host(host) => host.alloc(tensor),

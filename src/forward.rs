@@ -523,7 +523,7 @@ impl Model {
         let crossed = match &inputs.vision_hidden_states {
             Some(vision) if past_len == 0 && rows >= text.num_query_token && text.cross_attention => {
                 let vision = self.vision_from(vision.shape[0], vision.shape[1], &vision.values)?;
-                Some(self.cross_states(&vision)?)
+                Some(self.cross_states(&vision).await?)
             }
             _ => None,
         };

@@ -52,7 +52,7 @@ pub struct GenerateOptions {
     pub eos_token_ids: Vec<u32>,
     /// Draw tokens at random instead of taking the most likely.
     pub sampling: Option<Sampling>,
-    /// Storage of cached keys and values: F32 or F16.
+    /// Storage of cached keys and values: F32, or F16 for half the memory and less to read.
     pub kv_cache: DType,
 }
 
@@ -115,6 +115,9 @@ impl GenerateOptions {
         if !self.length_penalty.is_finite() {
             return fail("length_penalty must be a finite number");
         }
+        if !matches!(self.kv_cache, DType::F32 | DType::F16) {
+            return fail("kv_cache must be F32 or F16");
+        }
         if let Some(s) = &self.sampling {
             if !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&s.temperature) {
                 return fail("temperature must be from 0.000001 to 1000000");
@@ -130,7 +133,8 @@ impl GenerateOptions {
     /// `rows` rows that may be seen.
     ///
     /// # Errors
-    /// `E_TOKEN`, `E_CONTEXT`; `E_INPUT` for beams when every id ends a text.
+    /// `E_TOKEN`, `E_CONTEXT`; `E_INPUT` for beams when every id ends a text, and for a cache in f16 with heads that it
+    /// does not take.
     pub fn check_for(&self, config: &LlamaConfig, rows: usize) -> Result<()> {
         let (vocab, max) = (config.vocab_size, config.max_position_embeddings);
         if let Some(index) = self.eos_token_ids.iter().position(|&id| id as usize >= vocab) {
@@ -139,6 +143,10 @@ impl GenerateOptions {
         if self.num_beams > 1 && (0..vocab as u32).all(|id| self.eos_token_ids.contains(&id)) {
             let reason =
                 format!("all {vocab} ids of the vocabulary are end ids: beam search has nothing to continue with");
+            return Err(Error::Input { reason });
+        }
+        if self.kv_cache == DType::F16 && !config.head_dim.is_multiple_of(4) {
+            let reason = format!("a cache in f16 needs heads of a multiple of 4 columns, found {}", config.head_dim);
             return Err(Error::Input { reason });
         }
         // The last new token is never fed back.

@@ -102,6 +102,7 @@ fn device_info(adapter: &wgpu::Adapter) -> DeviceInfo {
         weights: if software { Storage::Pieces } else { Storage::Buffer },
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
+        shares_scratch: true,
     }
 }
 
@@ -339,6 +340,17 @@ impl Gpu {
         self.check()
     }
 
+    /// Waits as [`Gpu::wait`] does, in a browser too.
+    pub(crate) async fn finish(&self) -> Result<()> {
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        self.wait()?;
+        let _ = receiver.await;
+        self.check()
+    }
+
     pub(crate) fn prepare(&self, recording: &Recording, pool: &mut Pool) -> Result<GpuPlan> {
         let shared = share_scratch(recording);
         for &(tensor, _) in &shared.buffers {
@@ -539,7 +551,8 @@ fn texture_format(storage: Storage) -> wgpu::TextureFormat {
     }
 }
 
-const OOM_HINT: &str = "close other programs that use the GPU, or use a model with smaller weights";
+const OOM_HINT: &str = "close other programs that use the GPU, keep less there with a memory budget (--memory-budget), or \
+                        make the weights smaller with `qllama quantize`";
 
 /// The text that makes a kernel's shader module. Browsers want `enable subgroups;`, which naga does not know.
 pub fn full_source(kernel: &Kernel, browser: bool) -> String {
@@ -548,16 +561,16 @@ pub fn full_source(kernel: &Kernel, browser: bool) -> String {
 }
 
 /// Which buffer each scratch tensor lives in.
-struct SharedScratch {
+pub(crate) struct SharedScratch {
     /// Scratch id -> id of the tensor whose buffer it uses.
     place: HashMap<u32, u32>,
     /// The tensors that own buffers, with the last dispatch that uses each.
-    buffers: Vec<(Tensor, usize)>,
+    pub(crate) buffers: Vec<(Tensor, usize)>,
 }
 
 /// Lets scratch tensors whose lives (first to last dispatch) do not overlap share a buffer: each takes the smallest
 /// free buffer that is large enough, else enlarges the largest free one, else gets its own.
-fn share_scratch(recording: &Recording) -> SharedScratch {
+pub(crate) fn share_scratch(recording: &Recording) -> SharedScratch {
     let mut lives: HashMap<u32, (usize, usize)> = HashMap::new();
     for (i, dispatch) in recording.dispatches.iter().enumerate() {
         for (tensor, _) in &dispatch.operands {

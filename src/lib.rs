@@ -1,7 +1,7 @@
 //! qllama: a portable WebGPU engine for InternVL-14B, whose QLLaMA decoder cross-attends to a picture's features.
 //!
 //! ```text
-//! error, config, tensor <- recording <- ops <- qllama, vit, clip <- model <- forward, generate <- prompt <- main, web
+//! error, config, tensor <- recording <- ops <- qllama, vit, clip <- parts <- model <- forward, generate <- prompt <- main, web
 //!                              ^                                      |
 //!                         gpu, host (play recordings) <---------- executor
 //! ```
@@ -31,6 +31,7 @@ pub mod image;
 pub mod matrix;
 pub mod model;
 pub mod ops;
+pub mod parts;
 pub mod prompt;
 pub mod qllama;
 #[cfg(not(target_arch = "wasm32"))]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use qllama::tensor::DType;
 
 #[derive(Parser)]
 #[command(
@@ -37,6 +38,10 @@ struct Common {
     /// Default: the first that --list-adapters shows.
     #[arg(long, value_name = "NAME|INDEX")]
     adapter: Option<String>,
+    /// Most GPU memory to use: bytes, or a number with KiB, MiB, GiB, KB, MB or GB. Where it is too little for all weights,
+    /// those that only pictures need are read again for every picture.
+    #[arg(long, value_name = "BYTES", value_parser = cli::bytes)]
+    memory_budget: Option<u64>,
     /// Print JSON, one object a line.
     #[arg(long)]
     json: bool,
@@ -103,11 +108,30 @@ struct CaptionArgs {
     /// Fewest tokens of a caption.
     #[arg(long, default_value_t = 0, value_name = "N")]
     min_new_tokens: usize,
+    /// Storage of cached keys and values; f16 takes half the memory and rounds them.
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    kv_cache: KvCache,
     /// Take pictures as they are stored, without turning them as their EXIF orientation says.
     #[arg(long)]
     ignore_orientation: bool,
     #[command(flatten)]
     common: Common,
+}
+
+/// How cached keys and values are stored.
+#[derive(Clone, Copy, ValueEnum)]
+enum KvCache {
+    F32,
+    F16,
+}
+
+impl From<KvCache> for DType {
+    fn from(cache: KvCache) -> DType {
+        match cache {
+            KvCache::F32 => DType::F32,
+            KvCache::F16 => DType::F16,
+        }
+    }
 }
 
 /// Which image embedding is compared with texts.
@@ -327,6 +351,9 @@ struct GenerateArgs {
     /// Sequences for each image of IN: B = R * images. One image serves all where R is 1.
     #[arg(long, default_value_t = 1, value_name = "R")]
     repeat_time: usize,
+    /// Storage of cached keys and values; f16 takes half the memory and rounds them.
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    kv_cache: KvCache,
     /// Take the picture as it is stored, without turning it as its EXIF orientation says.
     #[arg(long)]
     ignore_orientation: bool,
@@ -357,6 +384,9 @@ struct BenchArgs {
     /// Rounds; medians are printed.
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: usize,
+    /// Storage of cached keys and values; f16 takes half the memory and rounds them.
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    kv_cache: KvCache,
     #[command(flatten)]
     common: Common,
 }

@@ -1,14 +1,12 @@
 //! A whole checkpoint on a device: pictures and texts in; captions, embeddings and match tables out.
 
 use crate::checkpoint::Checkpoint;
-use crate::clip::{AttentionPool, ItmHead};
 use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
-use crate::executor::{Device, DeviceInfo, Pool};
+use crate::executor::{Device, Pool};
 use crate::forward::Array;
 use crate::gguf::Gguf;
 use crate::image::Preprocessor;
-use crate::matrix::Matrix;
 use crate::ops::Rows;
 use crate::ops::add_rows::add_rows;
 use crate::ops::attention::{Keys, Mask};
@@ -18,13 +16,14 @@ use crate::ops::gather_rows::gather_rows;
 use crate::ops::linear::{Epilogue, linear};
 use crate::ops::normalize::normalize;
 use crate::ops::rope::KvCache;
-use crate::qllama::{CrossKeyValues, CrossStates, Observed, Pass, Passed, Qllama};
+use crate::parts::{Parts, plan};
+use crate::qllama::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Qllama};
 use crate::recording::Recording;
 use crate::source::Source;
 use crate::tensor::{DType, Tensor};
 use crate::text::Tokenizer;
-use crate::vit::InternVit;
-use crate::weights::{Loader, OnBytes};
+use crate::vit::Layer;
+use crate::weights::{Layers, Loader, OnBytes};
 
 /// The rows of a text that `encode_text` and image-text matching take: longer texts are cut, shorter ones padded.
 pub const TEXT_ROWS: usize = 80;
@@ -91,27 +90,6 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// What a checkpoint needs of a device.
-#[derive(Clone, Debug)]
-pub struct ModelPlan {
-    /// Bytes of each part's weights on the device.
-    pub parts: Vec<(&'static str, u64)>,
-    /// Names of the tensors that the model reads.
-    pub tensors: Vec<String>,
-    /// Bytes of the largest buffer, where bindings allow one so large.
-    pub largest_buffer: u64,
-}
-
-/// The CLIP and matching heads; each is there if the checkpoint has it.
-struct Heads {
-    clip_projector: Option<AttentionPool>,
-    clip_projector2: Option<AttentionPool>,
-    /// [clip_embed_dim, hidden_size]
-    text_projection: Option<Matrix>,
-    itm: Option<ItmHead>,
-    logit_scale: f32,
-}
-
 /// A checkpoint whose files were opened and whose small ones were read, before any weight was: what pictures, texts
 /// and options can be checked against before minutes are spent on loading.
 pub struct Opened {
@@ -155,29 +133,27 @@ impl Opened {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
-    /// Brings the weights to a device. Names, shapes and types are checked before the first is read.
+    /// Brings the weights to a device: all, or as many as its [memory budget](Device::set_memory_budget) allows. Names,
+    /// shapes, types and memory are checked before the first is read.
     ///
     /// # Errors
-    /// The files' and the device's; see [`Error`].
+    /// `E_LIMIT` where the model does not fit; the files' and the device's; see [`Error`].
     pub async fn load(self, device: &Device, on_progress: &mut dyn FnMut(Progress)) -> Result<Model> {
         let Opened { config, preprocessor, checkpoint, tokenizer } = self;
-        let info = device.info();
-        let plan = plan(&checkpoint, &config, &info).await?;
-        // Matrices are cut to the binding limit, but not within a row; other tensors are not cut.
-        let limits =
-            [("maxBufferSize", info.max_buffer_bytes), ("maxStorageBufferBindingSize", info.max_binding_bytes)];
-        if let Some((name, have)) = limits.into_iter().find(|(_, have)| plan.largest_buffer > *have) {
-            return Err(Error::Limit { name: name.into(), need: plan.largest_buffer, have });
-        }
-        let total = plan.tensors.iter().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes).sum();
+        let plan = plan(&checkpoint, &config, &device.info()).await?;
+        let stays = plan.fit(&device.info(), device.memory_budget().saturating_sub(device.memory().0))?;
+        let quantization = config.quantization.as_ref();
+        let mut loader = Loader::plan(&checkpoint, quantization, &device.info());
+        Parts::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
+        let total = loader.requirements.iter().filter_map(|r| checkpoint.tensor(&r.name)).map(|t| t.bytes).sum();
         let mut progress = Progress { bytes: 0, total };
         let mut pool = device.pool();
         let on_bytes: OnBytes = &mut |bytes| {
             progress.bytes += bytes;
             on_progress(progress);
         };
-        let mut loader = Loader::load(&checkpoint, config.quantization.as_ref(), &mut pool, on_bytes);
-        let parts = Parts::load(&mut loader, &config, &mut |_, _| {}).await?;
+        let mut loader = Loader::load(&checkpoint, quantization, &mut pool, on_bytes);
+        let parts = Parts::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
         Ok(Model { config, preprocessor, device: device.clone(), checkpoint, tokenizer, parts, _pool: pool })
     }
 }
@@ -198,97 +174,12 @@ pub struct Model {
     _pool: Pool,
 }
 
-struct Parts {
-    vision: Option<InternVit>,
-    decoder: Qllama,
-    cross: CrossKeyValues,
-    heads: Option<Heads>,
-    /// [num_query_token, hidden_size]
-    query_tokens: Option<Tensor>,
-}
-
 /// How much of a decoder pass [`Model::pass_alone`] needs to know.
 struct Alone<'a> {
     batch: usize,
     rows: usize,
     mask: Mask,
     cross: Option<&'a CrossStates>,
-}
-
-impl Parts {
-    /// Loads, or plans to load, everything. `after_part` is told of each part with the bytes loaded so far.
-    async fn load(
-        loader: &mut Loader<'_>,
-        config: &Config,
-        after_part: &mut dyn FnMut(&'static str, u64),
-    ) -> Result<Parts> {
-        let prefix = config.prefix();
-        let text = &config.text;
-        let vision = match &config.vision {
-            Some(vision) => Some(InternVit::load(loader, vision).await?),
-            None => None,
-        };
-        after_part("InternViT", loader.device_bytes);
-        let cross = CrossKeyValues::load(loader, prefix, text).await?;
-        after_part("cross-attention keys and values", loader.device_bytes);
-        let decoder = Qllama::load(loader, prefix, text).await?;
-        after_part("QLLaMA", loader.device_bytes);
-        let (mut heads, mut query_tokens) = (None, None);
-        if let (Some(clip), Some(vision)) = (&config.clip, &config.vision) {
-            let shape = [1, text.num_query_token, text.hidden_size];
-            query_tokens = Some(loader.f32("query_tokens", &shape).await?.reshape(&shape[1..]));
-            let (outputs, pool_heads) = (clip.clip_embed_dim, clip.attn_pool_num_heads);
-            heads = Some(Heads {
-                clip_projector: if loader.has("clip_projector.norm1_q.weight") {
-                    let width = vision.hidden_size;
-                    Some(AttentionPool::load(loader, "clip_projector", width, pool_heads, outputs).await?)
-                } else {
-                    None
-                },
-                clip_projector2: if loader.has("clip_projector2.norm1_q.weight") {
-                    let width = text.hidden_size;
-                    Some(AttentionPool::load(loader, "clip_projector2", width, pool_heads, outputs).await?)
-                } else {
-                    None
-                },
-                text_projection: if loader.has("text_projection") {
-                    Some(loader.transposed("text_projection", text.hidden_size, outputs).await?)
-                } else {
-                    None
-                },
-                itm: if loader.has("itm_head.weight") {
-                    Some(ItmHead::load(loader, text.hidden_size).await?)
-                } else {
-                    None
-                },
-                logit_scale: if loader.has("logit_scale") {
-                    loader.host_f32("logit_scale", &[]).await?[0]
-                } else {
-                    0.0
-                },
-            });
-        }
-        after_part("CLIP heads", loader.device_bytes);
-        Ok(Parts { vision, decoder, cross, heads, query_tokens })
-    }
-}
-
-/// What a checkpoint needs of a device; reads no weights.
-///
-/// # Errors
-/// `E_MISSING_TENSOR`, `E_SHAPE` and `E_DTYPE` where the checkpoint does not fit its `config.json`.
-pub async fn plan(checkpoint: &Checkpoint, config: &Config, device: &DeviceInfo) -> Result<ModelPlan> {
-    let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), device);
-    let mut parts = Vec::new();
-    let mut before = 0;
-    Parts::load(&mut loader, config, &mut |name, bytes| {
-        parts.push((name, bytes - before));
-        before = bytes;
-    })
-    .await?;
-    checkpoint.require(&loader.requirements)?;
-    let largest_buffer = loader.largest_buffer;
-    Ok(ModelPlan { parts, largest_buffer, tensors: loader.requirements.into_iter().map(|r| r.name).collect() })
 }
 
 impl Model {
@@ -347,7 +238,7 @@ impl Model {
     /// `E_INPUT_SHAPE` for a size that patches do not divide, `E_NONFINITE`, and the device's errors.
     pub async fn vision(&self, pixels: &PixelValues) -> Result<Vision> {
         let mut pool = self.device.pool();
-        let states = *self.run_vision(pixels, &mut pool, false)?.last().expect("embeddings at least");
+        let states = *self.run_vision(pixels, &mut pool, false).await?.last().expect("embeddings at least");
         let rows = states.rows() / pixels.batch;
         Ok(Vision { _pool: pool, states, images: pixels.batch, rows })
     }
@@ -356,7 +247,7 @@ impl Model {
     pub async fn vision_hidden_states(&self, pixels: &PixelValues) -> Result<Vec<Array<f32>>> {
         let mut pool = self.device.pool();
         let mut out = Vec::new();
-        for states in self.run_vision(pixels, &mut pool, true)? {
+        for states in self.run_vision(pixels, &mut pool, true).await? {
             let shape = [pixels.batch, states.rows() / pixels.batch, states.width()];
             out.push(Array::new(&shape, self.device.read_f32(states).await?));
         }
@@ -364,21 +255,61 @@ impl Model {
     }
 
     /// Runs InternViT and keeps its last states, or all of them, in `pool`.
-    fn run_vision(&self, pixels: &PixelValues, pool: &mut Pool, keep_all: bool) -> Result<Vec<Tensor>> {
+    async fn run_vision(&self, pixels: &PixelValues, pool: &mut Pool, keep_all: bool) -> Result<Vec<Tensor>> {
         let vit = self.part(&self.parts.vision, "InternViT (vision_model)")?;
         pixels.check(&vit.config)?;
         let mut work = self.device.pool();
         let input = work.f32(&[pixels.batch, 3, pixels.height, pixels.width], &pixels.values)?;
         let mut r = Recording::new();
-        let mut states = vit.record(&mut r, &mut work, input)?;
-        if !keep_all {
-            states.drain(..states.len() - 1);
+        let mut x = vit.embed(&mut r, &mut work, input)?;
+        let mut states = Vec::new();
+        if keep_all {
+            states.push(pool.keep(&mut r, x)?);
         }
-        for state in &states {
-            pool.keep(&mut r, *state)?;
-        }
-        self.device.play(&r)?;
+        let streamed = vit.layers.kept.is_none();
+        // Between layers that are played apart: the input of this one, and of the next.
+        let mut between = [self.device.pool(), self.device.pool()];
+        let load = async |loader: &mut Loader<'_>, i| Layer::load(loader, &vit.config, i).await;
+        self.play_layers(r, &vit.layers, load, |r, i, layer| {
+            x = vit.layer(r, layer, x, pixels.batch);
+            if keep_all || i + 1 == vit.layers.count {
+                states.push(pool.keep(r, x)?);
+            } else if streamed {
+                between[i % 2] = self.device.pool();
+                between[i % 2].keep(r, x)?;
+            }
+            Ok(())
+        })
+        .await?;
         Ok(states)
+    }
+
+    /// Records each layer behind `r` and plays that: together where the layers are on the device; else one by one, each
+    /// read before by `load` and gone behind.
+    async fn play_layers<L>(
+        &self,
+        mut r: Recording,
+        layers: &Layers<L>,
+        load: impl AsyncFn(&mut Loader<'_>, usize) -> Result<L>,
+        mut record: impl FnMut(&mut Recording, usize, &L) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(kept) = &layers.kept {
+            for (i, layer) in kept.iter().enumerate() {
+                record(&mut r, i, layer)?;
+            }
+            return self.device.play(&r);
+        }
+        for i in 0..layers.count {
+            let mut pool = self.device.pool();
+            let on_bytes: OnBytes = &mut |_| {};
+            let quantization = self.config.quantization.as_ref();
+            let layer = load(&mut Loader::load(&self.checkpoint, quantization, &mut pool, on_bytes), i).await?;
+            record(&mut r, i, &layer)?;
+            self.device.play(&r)?;
+            self.device.finish().await?;
+            r = Recording::new();
+        }
+        Ok(())
     }
 
     /// Vision rows that another tool made: f32 [images, rows, vision_hidden_size].
@@ -398,7 +329,7 @@ impl Model {
     }
 
     /// Cross-attention's keys and values of some pictures: once a picture, whatever is asked of it then.
-    pub fn cross_states(&self, vision: &Vision) -> Result<Crossed> {
+    pub async fn cross_states(&self, vision: &Vision) -> Result<Crossed> {
         let text = &self.config.text;
         let mut pool = self.device.pool();
         let mut layers = Vec::with_capacity(text.num_hidden_layers);
@@ -410,9 +341,13 @@ impl Model {
             });
         }
         let states = CrossStates { layers, images: vision.images, rows: vision.rows };
-        let mut r = Recording::new();
-        self.parts.cross.record(&mut r, vision.states, &states);
-        self.device.play(&r)?;
+        let (cross, prefix) = (&self.parts.cross, self.config.prefix());
+        let load = async |loader: &mut Loader<'_>, i| CrossKeyValue::load(loader, prefix, text, i).await;
+        self.play_layers(Recording::new(), &cross.layers, load, |r, i, layer| {
+            cross.record(r, i, layer, vision.states, &states);
+            Ok(())
+        })
+        .await?;
         Ok(Crossed { _pool: pool, states })
     }
 

@@ -212,7 +212,10 @@ impl Model {
             }
             _ => None,
         };
-        let made = vision.map(|vision| self.cross_states(&vision)).transpose()?;
+        let made = match vision {
+            Some(vision) => Some(self.cross_states(&vision).await?),
+            None => None,
+        };
         let crossed = inputs.crossed.or(made.as_ref());
 
         let mut pool = self.device().pool();

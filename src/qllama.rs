@@ -15,7 +15,7 @@ use crate::ops::rope::{Heads, KvCache, RopeTables, rope_into_cache};
 use crate::ops::silu_gate::silu_gate;
 use crate::recording::Recording;
 use crate::tensor::Tensor;
-use crate::weights::Loader;
+use crate::weights::{Layers, Loader};
 
 /// The decoder's weights, but for those that make cross-attention's keys and values.
 pub struct Qllama {
@@ -55,9 +55,11 @@ pub struct CrossAttn {
 /// loaded, and can be released, apart.
 pub struct CrossKeyValues {
     eps: f32,
-    /// One a layer, where the layer has cross-attention: `norm2` and k above v [2 * hidden_size, vision_hidden_size].
-    layers: Vec<Option<(Tensor, Matrix)>>,
+    pub layers: Layers<CrossKeyValue>,
 }
+
+/// Those of one layer, where it has cross-attention: `norm2`, and k above v [2 * hidden_size, vision_hidden_size].
+pub struct CrossKeyValue(Option<(Tensor, Matrix)>);
 
 /// Cross-attention's keys and values of some pictures.
 pub struct CrossStates {
@@ -270,30 +272,40 @@ impl Qllama {
 }
 
 impl CrossKeyValues {
-    /// Loads, or plans to load, `norm2`, `k_proj` and `v_proj` of every layer that cross-attends.
-    pub async fn load(loader: &mut Loader<'_>, prefix: &str, config: &LlamaConfig) -> Result<CrossKeyValues> {
-        let (h, vision) = (config.hidden_size, config.vision_hidden_size);
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for i in 0..config.num_hidden_layers {
-            layers.push(if config.cross_attends(i) {
-                let at = |name: &str| format!("{prefix}model.layers.{i}.cross_attn.{name}");
-                let norm2 = loader.f32(&at("norm2.weight"), &[vision]).await?;
-                Some((norm2, loader.linear(&[(&at("k_proj"), h), (&at("v_proj"), h)], vision).await?))
-            } else {
-                None
-            });
-        }
+    /// Loads, or plans to load, `norm2`, `k_proj` and `v_proj` of every layer that cross-attends, or none yet.
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        config: &LlamaConfig,
+        stream: bool,
+    ) -> Result<CrossKeyValues> {
+        let layers = Layers::load(loader, config.num_hidden_layers, stream, async |loader: &mut Loader<'_>, i| {
+            CrossKeyValue::load(loader, prefix, config, i).await
+        })
+        .await?;
         Ok(CrossKeyValues { eps: config.rms_norm_eps, layers })
     }
 
-    /// `k, v = k_proj(norm2(vision)), v_proj(norm2(vision))` of every layer, into `states`.
+    /// `k, v = k_proj(norm2(vision)), v_proj(norm2(vision))` of layer `i`, into `states`.
     /// `vision` is [images * rows, vision_hidden_size].
-    pub fn record(&self, r: &mut Recording, vision: Tensor, states: &CrossStates) {
-        for (layer, state) in self.layers.iter().zip(&states.layers) {
-            if let (Some((norm2, key_value)), Some(state)) = (layer, state) {
-                let h = rms_norm(r, vision, Rows::all(vision), 0, *norm2, self.eps);
-                linear_into(r, h, key_value, Epilogue::default(), *state);
-            }
+    pub fn record(&self, r: &mut Recording, i: usize, layer: &CrossKeyValue, vision: Tensor, states: &CrossStates) {
+        if let (Some((norm2, key_value)), Some(state)) = (&layer.0, states.layers[i]) {
+            let h = rms_norm(r, vision, Rows::all(vision), 0, *norm2, self.eps);
+            linear_into(r, h, key_value, Epilogue::default(), state);
         }
+    }
+}
+
+impl CrossKeyValue {
+    /// Loads, or plans to load, layer `i`.
+    pub async fn load(loader: &mut Loader<'_>, prefix: &str, config: &LlamaConfig, i: usize) -> Result<CrossKeyValue> {
+        if !config.cross_attends(i) {
+            return Ok(CrossKeyValue(None));
+        }
+        let (h, vision) = (config.hidden_size, config.vision_hidden_size);
+        let at = |name: &str| format!("{prefix}model.layers.{i}.cross_attn.{name}");
+        let norm2 = loader.f32(&at("norm2.weight"), &[vision]).await?;
+        let key_value = loader.linear(&[(&at("k_proj"), h), (&at("v_proj"), h)], vision).await?;
+        Ok(CrossKeyValue(Some((norm2, key_value))))
     }
 }

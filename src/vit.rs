@@ -15,7 +15,7 @@ use crate::ops::rope::Heads;
 use crate::ops::vision_embed::{resize_position_embedding, vision_embed};
 use crate::recording::Recording;
 use crate::tensor::Tensor;
-use crate::weights::Loader;
+use crate::weights::{Layers, Loader};
 
 /// The encoder's weights.
 pub struct InternVit {
@@ -26,10 +26,11 @@ pub struct InternVit {
     patch_bias: Tensor,
     /// The trained position embedding [1 + grid * grid, hidden_size], on the host: other grids are resized from it.
     position_embedding: Vec<f32>,
-    layers: Vec<Layer>,
+    pub layers: Layers<Layer>,
 }
 
-struct Layer {
+/// One layer's weights.
+pub struct Layer {
     norm1: Tensor,
     /// q, k and v below each other: [3 * hidden_size, hidden_size].
     qkv: Matrix,
@@ -47,10 +48,34 @@ struct Layer {
     ls2: Tensor,
 }
 
+impl Layer {
+    /// Loads, or plans to load, layer `i`.
+    pub async fn load(loader: &mut Loader<'_>, config: &VisionConfig, i: usize) -> Result<Layer> {
+        let (w, inner, qk) = (config.hidden_size, config.intermediate_size, config.qk_normalization);
+        let at = |name: &str| format!("vision_model.encoder.layers.{i}.{name}");
+        Ok(Layer {
+            norm1: loader.f32(&at("norm1.weight"), &[w]).await?,
+            qkv: loader.linear(&[(&at("attn.qkv"), 3 * w)], w).await?,
+            qkv_bias: if config.qkv_bias { Some(loader.f32(&at("attn.qkv.bias"), &[3 * w]).await?) } else { None },
+            q_norm: if qk { Some(loader.f32(&at("attn.q_norm.weight"), &[w]).await?) } else { None },
+            k_norm: if qk { Some(loader.f32(&at("attn.k_norm.weight"), &[w]).await?) } else { None },
+            proj: loader.linear(&[(&at("attn.proj"), w)], w).await?,
+            proj_bias: loader.f32(&at("attn.proj.bias"), &[w]).await?,
+            ls1: loader.f32(&at("ls1"), &[w]).await?,
+            norm2: loader.f32(&at("norm2.weight"), &[w]).await?,
+            fc1: loader.linear(&[(&at("mlp.fc1"), inner)], w).await?,
+            fc1_bias: loader.f32(&at("mlp.fc1.bias"), &[inner]).await?,
+            fc2: loader.linear(&[(&at("mlp.fc2"), w)], inner).await?,
+            fc2_bias: loader.f32(&at("mlp.fc2.bias"), &[w]).await?,
+            ls2: loader.f32(&at("ls2"), &[w]).await?,
+        })
+    }
+}
+
 impl InternVit {
-    /// Loads, or plans to load, the encoder of a whole InternVL.
-    pub async fn load(loader: &mut Loader<'_>, config: &VisionConfig) -> Result<InternVit> {
-        let (w, inner, patch) = (config.hidden_size, config.intermediate_size, config.patch_size);
+    /// Loads, or plans to load, the encoder of a whole InternVL, with or without its layers.
+    pub async fn load(loader: &mut Loader<'_>, config: &VisionConfig, stream: bool) -> Result<InternVit> {
+        let (w, patch) = (config.hidden_size, config.patch_size);
         let at = |name: &str| format!("vision_model.embeddings.{name}");
         let class_embedding = loader.f32(&at("class_embedding"), &[1, 1, w]).await?.reshape(&[w]);
         let patch_embedding = loader.table(&at("patch_embedding.weight"), &[w, 3, patch, patch]).await?;
@@ -58,7 +83,7 @@ impl InternVit {
         let name = at("position_embedding");
         let rows = loader.second_axis(&name);
         let grid = rows.saturating_sub(1).isqrt();
-        if rows != 0 && rows != 1 + grid * grid {
+        if rows == 1 || (rows != 0 && rows != 1 + grid * grid) {
             return Err(Error::Shape {
                 what: name,
                 expected: format!("[1, 1 + a square, {w}]"),
@@ -66,27 +91,10 @@ impl InternVit {
             });
         }
         let position_embedding = loader.host_f32(&name, &[1, rows.max(1), w]).await?;
-        let mut layers = Vec::with_capacity(config.num_hidden_layers);
-        for i in 0..config.num_hidden_layers {
-            let at = |name: &str| format!("vision_model.encoder.layers.{i}.{name}");
-            let qk = config.qk_normalization;
-            layers.push(Layer {
-                norm1: loader.f32(&at("norm1.weight"), &[w]).await?,
-                qkv: loader.linear(&[(&at("attn.qkv"), 3 * w)], w).await?,
-                qkv_bias: if config.qkv_bias { Some(loader.f32(&at("attn.qkv.bias"), &[3 * w]).await?) } else { None },
-                q_norm: if qk { Some(loader.f32(&at("attn.q_norm.weight"), &[w]).await?) } else { None },
-                k_norm: if qk { Some(loader.f32(&at("attn.k_norm.weight"), &[w]).await?) } else { None },
-                proj: loader.linear(&[(&at("attn.proj"), w)], w).await?,
-                proj_bias: loader.f32(&at("attn.proj.bias"), &[w]).await?,
-                ls1: loader.f32(&at("ls1"), &[w]).await?,
-                norm2: loader.f32(&at("norm2.weight"), &[w]).await?,
-                fc1: loader.linear(&[(&at("mlp.fc1"), inner)], w).await?,
-                fc1_bias: loader.f32(&at("mlp.fc1.bias"), &[inner]).await?,
-                fc2: loader.linear(&[(&at("mlp.fc2"), w)], inner).await?,
-                fc2_bias: loader.f32(&at("mlp.fc2.bias"), &[w]).await?,
-                ls2: loader.f32(&at("ls2"), &[w]).await?,
-            });
-        }
+        let layers = Layers::load(loader, config.num_hidden_layers, stream, async |loader: &mut Loader<'_>, i| {
+            Layer::load(loader, config, i).await
+        })
+        .await?;
         Ok(InternVit {
             config: config.clone(),
             class_embedding,
@@ -102,10 +110,9 @@ impl InternVit {
         1 + (height / self.config.patch_size) * (width / self.config.patch_size)
     }
 
-    /// Records the encoder over `pixel_values` [batch, 3, height, width]. Small tensors that depend on the picture's
-    /// size go to `pool`. Returns the embeddings and each layer's output, [batch * rows, hidden_size]; the last are
-    /// `vision_hidden_states`.
-    pub fn record(&self, r: &mut Recording, pool: &mut Pool, pixel_values: Tensor) -> Result<Vec<Tensor>> {
+    /// Records what stands before the layers: `pixel_values` [batch, 3, height, width] to the first layer's input
+    /// [batch * rows, hidden_size]. Small tensors that depend on the picture's size go to `pool`.
+    pub fn embed(&self, r: &mut Recording, pool: &mut Pool, pixel_values: Tensor) -> Result<Tensor> {
         let &[batch, _, height, width] = pixel_values.shape() else { panic!("pixel_values {pixel_values:?}") };
         let c = &self.config;
         let (grid_h, grid_w) = (height / c.patch_size, width / c.patch_size);
@@ -114,18 +121,14 @@ impl InternVit {
         let positions = pool.f32(&[rows, c.hidden_size], &positions)?;
         let pieces = patches(r, pixel_values, c.patch_size);
         let embedded = linear(r, pieces, &self.patch_embedding, Epilogue::bias(self.patch_bias));
-        let mut x = vision_embed(r, embedded, self.class_embedding, positions, batch);
-        let mut states = vec![x];
-        for layer in &self.layers {
-            x = self.layer(r, layer, x, batch, rows);
-            states.push(x);
-        }
-        Ok(states)
+        Ok(vision_embed(r, embedded, self.class_embedding, positions, batch))
     }
 
-    /// `x += ls1 * attn(norm1(x)); x += ls2 * mlp(norm2(x))`.
-    fn layer(&self, r: &mut Recording, layer: &Layer, x: Tensor, batch: usize, rows: usize) -> Tensor {
+    /// `x += ls1 * attn(norm1(x)); x += ls2 * mlp(norm2(x))`, [batch * rows, hidden_size]. The last layer's output are
+    /// `vision_hidden_states`.
+    pub fn layer(&self, r: &mut Recording, layer: &Layer, x: Tensor, batch: usize) -> Tensor {
         let c = &self.config;
+        let rows = x.rows() / batch;
         let w = c.hidden_size;
         let heads = Heads {
             heads: c.num_attention_heads,

@@ -15,8 +15,9 @@ use crate::forward::{Array, Inputs, Outputs};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{Gpu, candidates};
 use crate::image::{Picture, decode};
-use crate::model::{Crossed, Mode, Model, PixelValues, Vision, plan};
+use crate::model::{Crossed, Mode, Model, PixelValues, Vision};
 use crate::ops::sample::Sampling;
+use crate::parts::plan;
 use crate::source::{LocalFuture, Source};
 use crate::text::SUMMARIZE;
 
@@ -171,8 +172,7 @@ pub async fn load(name: String, files: JsValue, on_progress: Function, budget: f
         let source = |files: &JsValue| Box::new(Fetched { name: name.clone(), files: files.clone() });
         if budget > 0.0 {
             let checkpoint = Checkpoint::open(source(&files)).await?;
-            let parts = plan(&checkpoint, &checkpoint.config, &device.info()).await?.parts;
-            let need = parts.iter().map(|(_, bytes)| bytes).sum();
+            let need = plan(&checkpoint, &checkpoint.config, &device.info()).await?.weights();
             if need > budget as u64 {
                 return Err(Error::Limit { name: "memoryBudget".into(), need, have: budget as u64 });
             }
@@ -308,7 +308,7 @@ impl WebModel {
                 go_on(&on_step)?;
                 let vision = self.vision(image).await?;
                 let row: Vec<f32> = if itm {
-                    let crossed = [self.model.cross_states(&vision)?];
+                    let crossed = [self.model.cross_states(&vision).await?];
                     let logits = self.model.itm(&crossed, &ids, texts.len()).await?;
                     logits.chunks(2).map(|pair| softmax(pair)[1]).collect()
                 } else {
@@ -456,7 +456,7 @@ impl WebModel {
     async fn embedding(&self, vision: &Vision, mode: Mode) -> Result<Vec<f32>> {
         let crossed = match mode {
             Mode::C => None,
-            Mode::G => Some(self.model.cross_states(vision)?),
+            Mode::G => Some(self.model.cross_states(vision).await?),
         };
         self.model.embed_image(vision, crossed.as_ref(), mode).await
     }
@@ -503,7 +503,7 @@ impl WebModel {
         let crossed: Option<Crossed> = match image {
             Some(image) => {
                 let vision = self.vision(image).await?;
-                Some(self.model.cross_states(&vision)?)
+                Some(self.model.cross_states(&vision).await?)
             }
             None => None,
         };

@@ -33,6 +33,41 @@ pub struct Loader<'a> {
     pub largest_buffer: u64,
 }
 
+/// The layers of a part: on the device, or in the checkpoint only, to be loaded one at a time whenever they are used.
+pub struct Layers<L> {
+    /// `None` where they are streamed.
+    pub kept: Option<Vec<L>>,
+    pub count: usize,
+    /// Bytes that all of them take on the device, and the largest; 0 where they are streamed.
+    pub bytes: u64,
+    pub largest_bytes: u64,
+}
+
+impl<L> Layers<L> {
+    /// Loads, or plans to load, each layer by `one`; with `stream`, none.
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        count: usize,
+        stream: bool,
+        one: impl AsyncFn(&mut Loader<'_>, usize) -> Result<L>,
+    ) -> Result<Layers<L>> {
+        let mut layers = Layers { kept: None, count, bytes: 0, largest_bytes: 0 };
+        if stream {
+            return Ok(layers);
+        }
+        let mut kept = Vec::with_capacity(count);
+        for i in 0..count {
+            let before = loader.device_bytes;
+            kept.push(one(loader, i).await?);
+            let bytes = loader.device_bytes - before;
+            layers.bytes += bytes;
+            layers.largest_bytes = layers.largest_bytes.max(bytes);
+        }
+        layers.kept = Some(kept);
+        Ok(layers)
+    }
+}
+
 enum Mode<'a> {
     Plan,
     Load { pool: &'a mut Pool, on_bytes: OnBytes<'a> },

@@ -35,7 +35,7 @@ async fn check(device: &Device) {
     let shape = [resized.images, resized.rows, model.config.text.vision_hidden_size];
     near("resized.last_hidden_state", &shape, device.read_f32(resized.states).await.unwrap());
 
-    let crossed = model.cross_states(&vision).unwrap();
+    let crossed = model.cross_states(&vision).await.unwrap();
     let ids = e.i64("text_ids");
     let texts = ids.shape[0];
     let ids: Vec<u32> = ids.values.iter().map(|&id| id as u32).collect();
@@ -50,7 +50,7 @@ async fn check(device: &Device) {
     let mut each = Vec::new();
     for values in input.values.chunks(input.values.len() / input.batch) {
         let one = PixelValues { batch: 1, values: values.to_vec(), ..input };
-        each.push(model.cross_states(&model.vision(&one).await.unwrap()).unwrap());
+        each.push(model.cross_states(&model.vision(&one).await.unwrap()).await.unwrap());
     }
     near("itm.logits", &[vision.images, texts, 2], model.itm(&each, &ids, texts).await.unwrap());
 

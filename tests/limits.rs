@@ -13,7 +13,8 @@ use qllama::executor::DeviceInfo;
 use qllama::forward::{Array, Inputs};
 use qllama::generate::GenerateOptions;
 use qllama::gpu::{Gpu, candidates};
-use qllama::model::{Model, PixelValues, plan};
+use qllama::model::{Model, PixelValues};
+use qllama::parts::plan;
 use qllama::source::{Folder, LocalFuture, Source};
 use qllama::{Device, Error};
 
@@ -100,7 +101,7 @@ fn results(model: &Model) -> (Vec<u32>, Vec<Vec<u32>>) {
         let pixels = PixelValues { batch: 1, height: side, width: side, values };
         let prompt = model.tokenizer().unwrap().encode_prompt("English caption:");
         let made = block_on(async {
-            let crossed = model.cross_states(&model.vision(&pixels).await?)?;
+            let crossed = model.cross_states(&model.vision(&pixels).await?).await?;
             model.generate(Some(&crossed), &[&prompt], &GenerateOptions::default(), &mut |_| true).await
         });
         made.unwrap()[0][0].ids.clone()
@@ -118,7 +119,7 @@ fn matrices_beyond_the_binding_limit_are_split_and_compute_the_same() {
     };
     assert_eq!(parts(&whole), [1, 1, 1]);
     // Not a multiple of any matrix's rows: parts of unequal size.
-    let device = small_gpu(64 << 20, (130 << 10) + 12);
+    let device = small_gpu(64 << 20, (150 << 10) + 12);
     let split = load(&device).0.unwrap();
     assert!(parts(&split).iter().all(|n| *n > 1), "not split: {:?}", parts(&split));
     assert_eq!(results(&whole), results(&split));

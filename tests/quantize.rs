@@ -105,6 +105,13 @@ fn the_demo_model_at_4_bits() {
     }
     assert_eq!(count, tensors.len());
 
+    // The demo model is what this command makes today.
+    for name in ["model.safetensors", "config.json", "tokenizer.model", "preprocessor_config.json"] {
+        let [made, kept] =
+            [folder.join(name), path("models/emoji-tiny-w4").join(name)].map(|p| std::fs::read(p).unwrap());
+        assert!(made == kept, "models/emoji-tiny-w4/{name} is not what `qllama quantize models/emoji-tiny` writes");
+    }
+
     // The captions of a sample.
     let model = load(folder.to_str().unwrap(), &gpu());
     let expected: serde_json::Value =
@@ -121,7 +128,7 @@ fn the_demo_model_at_4_bits() {
         let values = model.preprocessor.pixel_values(&image);
         let ids = block_on(async {
             let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await.unwrap();
-            let crossed = model.cross_states(&vision).unwrap();
+            let crossed = model.cross_states(&vision).await.unwrap();
             model.generate(Some(&crossed), &[&prompt], &options, &mut |_| true).await.unwrap()[0][0].ids.clone()
         });
         let caption = model.tokenizer().unwrap().decode(&ids);

@@ -48,9 +48,10 @@ target/bindgen/release/bindgen "$out/$target/web/qllama.wasm" "$dist/wasm"
 # 3. The page, the API and the demo model.
 cp web/index.html web/demo.css web/demo.js web/icon.svg web/offline.js "$dist"
 cp web/qllama.js web/qllama.d.ts web/worker.js web/files.js web/sha256.js web/package.json web/README.md LICENSE "$dist"
-for file in config.json model.safetensors tokenizer.model tokenizer_config.json preprocessor_config.json README.md; do
-  cp "models/emoji-tiny/$file" "$dist/models/emoji-tiny"
+for file in config.json model.safetensors tokenizer.model tokenizer_config.json preprocessor_config.json; do
+  cp "models/emoji-tiny-w4/$file" "$dist/models/emoji-tiny"
 done
+cp models/emoji-tiny/README.md "$dist/models/emoji-tiny"
 for picture in $(sed -n 's/.*"\(noto-[a-z-]*\.png\)".*/\1/p' web/gallery.json); do
   cp "models/emoji-tiny/pictures/$picture" "$dist/models/emoji-tiny/pictures"
 done

@@ -26,6 +26,7 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
         min_new_tokens: 0,
         // No end: every round decodes as many tokens.
         eos_token_ids: Vec::new(),
+        kv_cache: args.kv_cache.into(),
         ..Default::default()
     };
     let prompt = match model.tokenizer() {
@@ -103,7 +104,7 @@ async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Resu
             let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
             debug_assert!(side >= v.patch_size);
             let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await?;
-            let crossed = model.cross_states(&vision)?;
+            let crossed = model.cross_states(&vision).await?;
             // Waits for the work, so that the phases are told apart.
             model.device().read_f32(vision.states).await?;
             Some(crossed)

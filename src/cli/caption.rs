@@ -14,6 +14,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
         num_beams: args.num_beams,
         max_new_tokens: args.max_new_tokens,
         min_new_tokens: args.min_new_tokens,
+        kv_cache: args.kv_cache.into(),
         ..Default::default()
     };
     options.check()?;
@@ -28,7 +29,7 @@ pub async fn run(args: CaptionArgs) -> Result<()> {
     for picture in pictures.iter() {
         let (name, pixels) = picture?;
         let vision = model.vision(&pixels).await?;
-        let crossed = model.cross_states(&vision)?;
+        let crossed = model.cross_states(&vision).await?;
         drop(vision);
         let mut out = std::io::stdout().lock();
         // Text appears as it is made, where greedy search makes it and a person reads it.

@@ -25,7 +25,7 @@ pub async fn run(args: MatchArgs) -> Result<()> {
         let vision = model.vision(&pixels).await?;
         let probabilities = match args.mode {
             MatchMode::Itm => {
-                let crossed: [Crossed; 1] = [model.cross_states(&vision)?];
+                let crossed: [Crossed; 1] = [model.cross_states(&vision).await?];
                 let logits = model.itm(&crossed, &ids, count).await?;
                 logits.chunks(2).map(|pair| softmax(pair)[1]).collect()
             }
@@ -33,7 +33,7 @@ pub async fn run(args: MatchArgs) -> Result<()> {
                 softmax(&model.logits_per_image(&model.embed_image(&vision, None, Mode::C).await?, &texts)?)
             }
             MatchMode::G => {
-                let crossed = model.cross_states(&vision)?;
+                let crossed = model.cross_states(&vision).await?;
                 softmax(&model.logits_per_image(&model.embed_image(&vision, Some(&crossed), Mode::G).await?, &texts)?)
             }
         };

@@ -117,7 +117,7 @@ async fn embed(
     let states = model.device().read_f32(vision.states).await?;
     let shape = [vision.images, vision.rows, states.len() / (vision.images * vision.rows)];
     out.push(NamedTensor::f32("vision_hidden_states", &shape, &states));
-    let crossed = model.cross_states(&vision)?;
+    let crossed = model.cross_states(&vision).await?;
     for (mode, name, wanted) in [
         (Mode::C, "C", !matches!(args.mode, Some(MatchMode::G))),
         (Mode::G, "G", !matches!(args.mode, Some(MatchMode::C))),
@@ -137,7 +137,7 @@ async fn embed(
         let per_picture = 3 * pixels.height * pixels.width;
         for values in pixels.values.chunks(per_picture) {
             let one = PixelValues { batch: 1, values: values.to_vec(), ..*pixels };
-            let crossed = model.cross_states(&model.vision(&one).await?)?;
+            let crossed = model.cross_states(&model.vision(&one).await?).await?;
             logits.extend(model.itm(&[crossed], &t.ids, t.count).await?);
         }
         out.push(NamedTensor::f32("itm_logits", &[pixels.batch, t.count, 2], &logits));

@@ -92,7 +92,7 @@ fn options(args: &GenerateArgs) -> Result<GenerateOptions> {
             top_p: args.top_p.unwrap_or(1.0),
             seed: args.seed.unwrap_or(0),
         }),
-        ..Default::default()
+        kv_cache: args.kv_cache.into(),
     };
     options.check()?;
     Ok(options)

@@ -2,23 +2,93 @@
 
 use std::collections::BTreeMap;
 
-use qllama::Result;
-use qllama::executor::{Device, DeviceInfo};
+use qllama::checkpoint::Checkpoint;
+use qllama::executor::DeviceInfo;
 use qllama::gpu::candidates;
-use qllama::model::plan;
+use qllama::parts::{CROSS, INTERN_VIT, Phase, Residency, plan};
+use qllama::tensor::Storage;
+use qllama::{Device, Result};
 
 use crate::InfoArgs;
 use crate::cli::checkpoint;
 
-/// The portable limits: what a plan assumes where it is not made for one adapter.
-const PORTABLE_BINDING_BYTES: u64 = 128 << 20;
+/// The portable limits: what the plan of the parts assumes, which is not made for one adapter.
+const PORTABLE: DeviceInfo = DeviceInfo {
+    name: String::new(),
+    backend: String::new(),
+    software: false,
+    subgroups: false,
+    weights: Storage::Buffer,
+    max_binding_bytes: 128 << 20,
+    max_buffer_bytes: 256 << 20,
+    shares_scratch: true,
+};
+
+/// What an adapter makes of a checkpoint.
+struct Verdict {
+    info: DeviceInfo,
+    /// What stays on it and the most bytes there; or why the model does not fit.
+    fit: std::result::Result<(Residency, u64), String>,
+}
+
+impl Verdict {
+    async fn new(checkpoint: &Checkpoint, info: DeviceInfo, budget: u64) -> Result<Verdict> {
+        let plan = plan(checkpoint, &checkpoint.config, &info).await?;
+        let fit = match (plan.fit(&info, budget), host_memory().filter(|_| info.software)) {
+            (Err(error), _) => Err(error.to_string()),
+            (Ok(stays), Some(host)) if plan.peak(stays) > host => Err(format!(
+                "this adapter's memory is the computer's, which has {} left, and {} are needed; --memory-budget {} is the \
+                 least that the model runs in",
+                size(host),
+                size(plan.peak(stays)),
+                plan.least_budget()
+            )),
+            (Ok(stays), _) => Ok((stays, plan.peak(stays))),
+        };
+        Ok(Verdict { info, fit })
+    }
+
+    fn words(&self) -> String {
+        match &self.fit {
+            Ok((stays, peak)) => format!("yes, in {}{}", size(*peak), streamed(*stays)),
+            Err(reason) => format!("no: {reason}"),
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let i = &self.info;
+        serde_json::json!({ "name": i.name, "backend": i.backend, "software": i.software,
+            "max_binding_bytes": i.max_binding_bytes, "max_buffer_bytes": i.max_buffer_bytes,
+            "fits": self.fit.is_ok(), "why_not": self.fit.as_ref().err(),
+            "peak_bytes": self.fit.as_ref().ok().map(|(_, peak)| peak),
+            "streamed": self.fit.as_ref().ok().map(|(stays, _)| names(*stays)) })
+    }
+}
+
+/// The parts that are read again for every picture.
+fn names(stays: Residency) -> Vec<&'static str> {
+    [(!stays.vision).then_some(INTERN_VIT), (!stays.cross).then_some(CROSS)].into_iter().flatten().collect()
+}
+
+fn streamed(stays: Residency) -> String {
+    match names(stays)[..] {
+        [] => String::new(),
+        ref names => format!(", {} read again for every picture", names.join(" and ")),
+    }
+}
+
+/// Bytes of the computer's memory that programs can still take, where the system says so.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
 
 pub async fn run(args: InfoArgs) -> Result<()> {
     let checkpoint = checkpoint(&args.common).await?;
     let config = checkpoint.config.clone();
-    let portable = DeviceInfo { max_binding_bytes: PORTABLE_BINDING_BYTES, ..Device::cpu().info() };
-    let needs = plan(&checkpoint, &config, &portable).await?;
-    let bytes: u64 = needs.parts.iter().map(|(_, bytes)| bytes).sum();
+    let needs = plan(&checkpoint, &config, &PORTABLE).await?;
+    let budget = args.common.memory_budget.unwrap_or(u64::MAX);
     let text = &config.text;
     let mut kinds: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for info in checkpoint.tensors() {
@@ -28,25 +98,30 @@ pub async fn run(args: InfoArgs) -> Result<()> {
     }
     let unknown = checkpoint.unused(|name| needs.tensors.iter().any(|t| t == name));
     let cache = |rows: u64| rows * 8 * (text.num_key_value_heads * text.head_dim * text.num_hidden_layers) as u64;
-    let rows = (text.num_query_token + 48) as u64;
-    let found = candidates().await;
-    let fits = |max_buffer: u64, max_binding: u64| {
-        let largest = needs.largest_buffer.min(max_binding);
-        if largest > max_buffer { "no: a weight is larger than its largest buffer" } else { "yes" }
-    };
+    let (mut described, mut verdicts) = (Vec::new(), Vec::new());
+    for (index, candidate) in candidates().await.iter().enumerate() {
+        described.push(format!("{index}: {}", crate::cli::device::describe(candidate)));
+        verdicts.push(Verdict::new(&checkpoint, candidate.info(), budget).await?);
+    }
+    described.push("cpu: the CPU executor".into());
+    verdicts.push(Verdict::new(&checkpoint, Device::cpu().info(), budget).await?);
+    // The plan for the budget, on any adapter that has as much; in full where the budget is too little.
+    let stays = needs.fit(&PORTABLE, budget).unwrap_or(Residency::ALL);
+    let phases = [(INTERN_VIT, &needs.vision), (CROSS, &needs.cross)];
     if args.common.json {
-        let adapters: Vec<_> = found
-            .iter()
-            .map(|c| {
-                let i = c.info();
-                serde_json::json!({ "name": i.name, "backend": i.backend, "software": i.software,
-                    "max_binding_bytes": i.max_binding_bytes, "fits": fits(i.max_buffer_bytes, i.max_binding_bytes) })
-            })
-            .collect();
+        let phase = |(name, p): &(&str, &Phase)| {
+            serde_json::json!({ "name": name, "layers_bytes": p.layers, "largest_layer_bytes": p.largest_layer,
+                "activations_bytes": p.activations })
+        };
+        let part = |(name, bytes): &(&str, u64)| serde_json::json!({ "name": name, "bytes": bytes });
         let json = serde_json::json!({
-            "weights_bytes": bytes, "parts": needs.parts.iter().map(|(n, b)| serde_json::json!({ "name": n, "bytes": b })).collect::<Vec<_>>(),
+            "weights_bytes": needs.weights(), "parts": needs.parts.iter().map(part).collect::<Vec<_>>(),
+            "phases": phases.iter().map(phase).collect::<Vec<_>>(),
+            "decoder_activations_bytes": needs.decoder_activations,
+            "resident_bytes": needs.resident(stays), "peak_bytes": needs.peak(stays), "streamed": names(stays),
+            "least_budget_bytes": needs.least_budget(),
             "cache_bytes_a_row": cache(1), "kinds": kinds.iter().map(|(k, (n, b))| serde_json::json!({ "type": k, "tensors": n, "bytes": b })).collect::<Vec<_>>(),
-            "unknown_tensors": unknown, "adapters": adapters,
+            "unknown_tensors": unknown, "adapters": verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
         });
         println!("{json}");
         return Ok(());
@@ -80,21 +155,24 @@ pub async fn run(args: InfoArgs) -> Result<()> {
         println!("not used     {} tensor(s): {}", unknown.len(), unknown.join(", "));
     }
     println!("\nGPU memory");
+    let line = |name: &str, bytes: u64| println!("  {name:48} {:>12}", size(bytes));
     for (name, bytes) in &needs.parts {
-        println!("  {name:32} {:>12}", size(*bytes));
+        line(name, *bytes);
     }
-    println!("  {:32} {:>12}", format!("keys and values of {rows} rows"), size(cache(rows)));
-    println!("  {:32} {:>12}", "together", size(bytes + cache(rows)));
+    line("weights together", needs.weights());
+    for (name, phase) in phases.iter().filter(|(_, phase)| phase.activations > 0) {
+        line(&format!("besides weights, {name}"), phase.activations);
+    }
+    line("besides weights, QLLaMA", needs.decoder_activations);
+    line("  of these, keys and values a row", cache(1));
+    println!("\nplan{}", streamed(stays));
+    line("weights that stay", needs.resident(stays));
+    line("at most, for a caption by 5 beams", needs.peak(stays));
+    line("least --memory-budget", needs.least_budget());
     println!("\nadapters");
-    for (index, candidate) in found.iter().enumerate() {
-        let i = candidate.info();
-        println!(
-            "  {index}: {}; fits: {}",
-            crate::cli::device::describe(candidate),
-            fits(i.max_buffer_bytes, i.max_binding_bytes)
-        );
+    for (name, verdict) in described.iter().zip(&verdicts) {
+        println!("  {name}; fits: {}", verdict.words());
     }
-    println!("  cpu: the CPU executor; fits: yes");
     Ok(())
 }
 

@@ -83,9 +83,32 @@ pub async fn open(common: &Common) -> Result<Opened> {
     }
 }
 
+/// A number of bytes: `5368709120`, `5GiB`, `1.5 GB`.
+pub fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (&text[..digits], text[digits..].trim());
+    let factor = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        _ => return Err(format!("unit {unit:?}: expected KiB, MiB, GiB, KB, MB, GB or none")),
+    };
+    let whole = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
+    let fraction = || number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < u64::MAX as f64);
+    let found = whole.or_else(|| fraction().filter(|_| number.contains('.')).map(|n| n as u64));
+    found.filter(|&n| n > 0).ok_or_else(|| "expected a number of bytes above 0, as 5368709120 or 5GiB".into())
+}
+
 /// Opens the device and brings the weights to it, with a progress bar on a terminal.
 pub async fn load(common: &Common, opened: Opened) -> Result<Model> {
     let device = device::open(common).await?;
+    if let Some(bytes) = common.memory_budget {
+        device.set_memory_budget(bytes);
+    }
     let bar = progress_bar("loading");
     let model = opened
         .load(&device, &mut |Progress { bytes, total }| {

@@ -33,7 +33,7 @@ const MAX_HEAD_DIM_OF_STEP: usize = 128;
 /// Keys that a workgroup handles at a time.
 const BLOCK: u32 = 1024;
 /// The largest head_dim: the kernel keeps four elements of the result a lane.
-const MAX_HEAD_DIM: usize = 4 * LANES as usize;
+pub const MAX_HEAD_DIM: usize = 4 * LANES as usize;
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test';
 import { dist, open, pictures, root } from './browser.mjs';
 import { serve } from './serve.mjs';
 
-const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny/expected.json'), 'utf8'));
+const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny-w4/expected.json'), 'utf8'));
 /** What the server does wrong: `(file name, request, response, file) => answered`. */
 let fault = null;
 const large = mkdtempSync(join(tmpdir(), 'qllama-large-'));
