@@ -11,8 +11,8 @@ use crate::tensor::{DType, Tensor};
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
-/// Uploads wait for the device after this many bytes, so that staging memory stays small.
-const UPLOAD_WINDOW: usize = 16 << 20;
+/// Uploads wait for the device after this many bytes, so that staging memory stays small, and in the processor's cache.
+const UPLOAD_WINDOW: usize = 2 << 20;
 /// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
 const DISPATCHES_A_SUBMISSION: usize = 512;
 
