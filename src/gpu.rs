@@ -11,9 +11,9 @@ use crate::tensor::{DType, MAX_TEXELS, Storage, TEXELS_A_ROW, Tensor};
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
-/// Uploads wait for the device after this many bytes, so that staging memory stays small. With 16 MiB, it and what its
-/// allocator kept came to 80 MiB on Mesa's software adapter for a file of 1.2 GiB.
-const UPLOAD_WINDOW: usize = 4 << 20;
+/// Uploads wait for the device after this many bytes, so that staging memory stays small, and in the processor's cache.
+/// With 16 MiB, it and what its allocator kept came to 80 MiB on Mesa's software adapter for a file of 1.2 GiB.
+const UPLOAD_WINDOW: usize = 2 << 20;
 /// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
 const DISPATCHES_A_SUBMISSION: usize = 512;
 

@@ -12,8 +12,9 @@ use crate::matrix::{Format, Matrix, Part};
 use crate::ops::rope::RopeTables;
 use crate::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 
-/// Bytes of host memory that tensors pass through.
-const STAGING_BYTES: usize = 4 << 20;
+/// Bytes of host memory that tensors pass through: what stays in a core's cache from the file to the device, but large
+/// in a browser, where every read is a call of JavaScript.
+const STAGING_BYTES: usize = if cfg!(target_arch = "wasm32") { 4 << 20 } else { 256 << 10 };
 
 /// Called with the bytes of weights read since the last call.
 pub type OnBytes<'a> = &'a mut dyn FnMut(u64);

@@ -32,6 +32,12 @@ pub async fn open(common: &Common) -> Result<Device> {
         return Ok(Device::cpu());
     }
     let mut found = candidates().await;
+    let index = chosen(&found, common)?;
+    Ok(Device::gpu(Gpu::open(found.swap_remove(index)).await?))
+}
+
+/// The index of the adapter that was asked for, or of the first.
+pub fn chosen(found: &[Candidate], common: &Common) -> Result<usize> {
     if found.is_empty() {
         return Err(Error::Adapter {
             reason: "no WebGPU adapter was found: install a Vulkan driver (on Debian or Ubuntu, \
@@ -39,8 +45,8 @@ pub async fn open(common: &Common) -> Result<Device> {
                 .into(),
         });
     }
-    let index = match &common.adapter {
-        None => 0,
+    match &common.adapter {
+        None => Ok(0),
         Some(wanted) => {
             let by_index = wanted.parse::<usize>().ok().filter(|&i| i < found.len());
             let by_name = || found.iter().position(|c| c.name().to_lowercase().contains(&wanted.to_lowercase()));
@@ -49,8 +55,7 @@ pub async fn open(common: &Common) -> Result<Device> {
                     "no adapter is called {wanted:?}; there are: {}",
                     found.iter().enumerate().map(|(i, c)| format!("{i}: {}", c.name())).collect::<Vec<_>>().join(", ")
                 ),
-            })?
+            })
         }
-    };
-    Ok(Device::gpu(Gpu::open(found.swap_remove(index)).await?))
+    }
 }

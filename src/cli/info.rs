@@ -11,8 +11,9 @@ use qllama::{Device, Result};
 
 use crate::InfoArgs;
 use crate::cli::checkpoint;
+use crate::cli::device::{chosen, describe};
 
-/// The portable limits: what the plan of the parts assumes, which is not made for one adapter.
+/// The portable limits: what the plan assumes where no adapter was found.
 const PORTABLE: DeviceInfo = DeviceInfo {
     name: String::new(),
     backend: String::new(),
@@ -87,7 +88,13 @@ fn host_memory() -> Option<u64> {
 pub async fn run(args: InfoArgs) -> Result<()> {
     let checkpoint = checkpoint(&args.common).await?;
     let config = checkpoint.config.clone();
-    let needs = plan(&checkpoint, &config, &PORTABLE).await?;
+    let found = candidates().await;
+    let device = match args.common.adapter.as_deref() {
+        Some("cpu") => Device::cpu().info(),
+        _ if found.is_empty() => PORTABLE,
+        _ => found[chosen(&found, &args.common)?].info(),
+    };
+    let needs = plan(&checkpoint, &config, &device).await?;
     let budget = args.common.memory_budget.unwrap_or(u64::MAX);
     let text = &config.text;
     let mut kinds: BTreeMap<String, (usize, u64)> = BTreeMap::new();
@@ -99,14 +106,14 @@ pub async fn run(args: InfoArgs) -> Result<()> {
     let unknown = checkpoint.unused(|name| needs.tensors.iter().any(|t| t == name));
     let cache = |rows: u64| rows * 8 * (text.num_key_value_heads * text.head_dim * text.num_hidden_layers) as u64;
     let (mut described, mut verdicts) = (Vec::new(), Vec::new());
-    for (index, candidate) in candidates().await.iter().enumerate() {
-        described.push(format!("{index}: {}", crate::cli::device::describe(candidate)));
+    for (index, candidate) in found.iter().enumerate() {
+        described.push(format!("{index}: {}", describe(candidate)));
         verdicts.push(Verdict::new(&checkpoint, candidate.info(), budget).await?);
     }
     described.push("cpu: the CPU executor".into());
     verdicts.push(Verdict::new(&checkpoint, Device::cpu().info(), budget).await?);
-    // The plan for the budget, on any adapter that has as much; in full where the budget is too little.
-    let stays = needs.fit(&PORTABLE, budget).unwrap_or(Residency::ALL);
+    // In full where the budget is too little.
+    let stays = needs.fit(&device, budget).unwrap_or(Residency::ALL);
     let phases = [(INTERN_VIT, &needs.vision), (CROSS, &needs.cross)];
     if args.common.json {
         let phase = |(name, p): &(&str, &Phase)| {
