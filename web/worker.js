@@ -163,7 +163,7 @@ const methods = {
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
     let loaded;
     try {
-      loaded = await load(name, source, onLoaded, memoryBudget ?? 0);
+      loaded = await load(name, source, files.single, onLoaded, memoryBudget ?? 0);
     } catch (error) {
       if (!OF_THE_PLACE.includes(error?.code)) await files.doubt().catch(() => {});
       throw error;

@@ -5,7 +5,8 @@ import { createReadStream, mkdtempSync, readFileSync, rmSync, truncateSync, writ
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { dist, open, pictures, root } from './browser.mjs';
+import { apiPage, dist, open, pictures, root } from './browser.mjs';
+import { nmse, readSafetensors } from './safetensors.mjs';
 import { serve } from './serve.mjs';
 
 const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny/expected.json'), 'utf8'));
@@ -29,28 +30,9 @@ after(async () => {
   rmSync(large, { recursive: true });
 });
 
-/** A page with the API and nothing else. */
 async function newPage() {
   await page?.close();
-  page = await browser.context.newPage();
-  await page.route('**/blank.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>blank</title>' }));
-  await page.goto(`${server.url}blank.html`);
-  await page.evaluate(async () => {
-    const api = await import('./qllama.js');
-    Object.assign(globalThis, api);
-    globalThis.blob = async (file) => (await fetch(`pictures/${file}`)).blob();
-    globalThis.MODEL = 'models/emoji-tiny/';
-    /** The code, or name, of what a promise rejects with. */
-    globalThis.fails = async (what) => {
-      try {
-        await (typeof what === 'function' ? what() : what);
-        return 'nothing failed';
-      } catch (error) {
-        return `${error.code && typeof error.code === 'string' ? error.code : error.name}: ${error.message}`;
-      }
-    };
-    globalThis.catBlob = await blob('noto-cat.png');
-  });
+  page = await apiPage(browser, server);
 }
 
 const run = (code, argument) => page.evaluate(code, argument);
@@ -75,37 +57,13 @@ async function during(what, code) {
 
 const clear = () => run(() => QLlama.clearCache());
 
-function safetensors(file) {
-  const bytes = readFileSync(file);
-  const length = Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.subarray(8, 8 + length));
-  const out = {};
-  for (const [name, { dtype, shape, data_offsets: [start, end] } = {}] of Object.entries(header)) {
-    if (name === '__metadata__') continue;
-    const part = bytes.subarray(8 + length + start, 8 + length + end);
-    const data = [];
-    for (let at = 0; at < part.length; at += dtype === 'I64' ? 8 : 4) {
-      if (dtype === 'I64') data.push(Number(part.readBigInt64LE(at)));
-      else if (dtype === 'F32') data.push(part.readFloatLE(at));
-      else break;
-    }
-    out[name] = { dtype, shape, data };
-  }
-  return out;
-}
-
 test('captions have the ids of the published modules', async () => {
   await loaded();
   const some = expected.pictures.filter((_, i) => i % 20 === 0);
   for (const { file, greedy_ids: ids, caption } of some) {
     const found = await run(async (file) => {
-      const stream = model.caption(await blob(file), { maxNewTokens: 20 });
-      let text = '';
-      for (;;) {
-        const { done, value } = await stream.next();
-        if (done) return { text, ids: value.ids, whole: value.text };
-        text += value;
-      }
+      const { pieces, value } = await collect(model.caption(await blob(file), { maxNewTokens: 20 }));
+      return { text: pieces.join(''), ids: value.ids, whole: value.text };
     }, file);
     assert.deepEqual(found, { text: caption, ids, whole: caption }, file);
   }
@@ -148,7 +106,7 @@ test('embeddings and attention maps have their shapes', async () => {
 
 test('forward has the logits of the published modules', async () => {
   for (const folder of ['qllama-base', 'qllama-ragged', 'qllama-w4-g64-asym']) {
-    const e = safetensors(join(root, 'tests/data/fixtures', folder, 'expected.safetensors'));
+    const e = readSafetensors(join(root, 'tests/data/fixtures', folder, 'expected.safetensors'));
     const of = (key) => e[key] && { data: e[key].data, shape: e[key].shape };
     const logits = await run(
       async ({ folder, inputs }) => {
@@ -170,14 +128,9 @@ test('forward has the logits of the published modules', async () => {
     );
     const want = e['prefill.logits'];
     assert.deepEqual(logits.shape, want.shape);
-    let error = 0;
-    let power = 0;
-    want.data.forEach((w, i) => {
-      error += (w - logits.data[i]) ** 2;
-      power += w ** 2;
-    });
-    console.log(`${folder}: logits' normalised mean squared error ${(error / power).toExponential(2)}`);
-    assert.ok(error / power <= 1e-8, `${folder}: ${error / power}`);
+    const error = nmse(want.data, logits.data);
+    console.log(`${folder}: logits' normalised mean squared error ${error.toExponential(1)}`);
+    assert.ok(error <= 1e-8, `${folder}: ${error}`);
   }
 });
 
