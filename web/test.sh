@@ -14,5 +14,5 @@ done
 # What the browser is compared with.
 cargo build --locked --manifest-path ../Cargo.toml
 cd tests
-[ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund
+cmp -s package-lock.json node_modules/.ready || { npm ci --no-audit --no-fund && cp package-lock.json node_modules/.ready; }
 exec node --test --test-concurrency=1 --test-reporter=spec ./*.test.mjs
