@@ -88,10 +88,11 @@ export class QLlama {
     }
     if (!/^https?:/.test(absolute)) throw wrong('url: expected an address that begins with http: or https:');
     if (signal?.aborted) throw abortError(signal);
-    const supported = await QLlama.supported();
-    if (!supported.ok) throw new QLlamaError('E_ADAPTER', supported.reason);
+    // The worker's scripts come while the adapter is asked for.
     const model = new QLlama(QLlama.#key);
     try {
+      const supported = await QLlama.supported();
+      if (!supported.ok) throw new QLlamaError('E_ADAPTER', supported.reason);
       const loaded = await model.#call('load', { url: absolute, cache, memoryBudget }, { signal, onProgress });
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;

@@ -179,18 +179,35 @@ test('aborts reject with AbortError and leave the model usable', async () => {
     const later = new AbortController();
     out.push(await model.captionText(catBlob, { signal: later.signal }));
     later.abort();
+    // Between two pictures of a match, and while other calls run.
+    for (const call of [
+      (signal) => model.match([catBlob, catBlob, catBlob], ['cat', 'dog'], { signal }),
+      (signal) => model.embedImage(catBlob, { signal }),
+      (signal) => model.attention(catBlob, { signal }),
+      (signal) => model.forward({ inputIds: { data: [1], shape: [1, 1] } }, { signal }),
+      (signal) => model.captionText(catBlob, { numBeams: 4, minNewTokens: 100, maxNewTokens: 100, signal }),
+    ]) {
+      const stop = new AbortController();
+      const running = fails(call(stop.signal));
+      setTimeout(() => stop.abort(), 30);
+      out.push(await running);
+    }
     // Leaving a loop ends the call.
     for await (const _ of model.caption(catBlob, { minNewTokens: 100, maxNewTokens: 100 })) break;
     out.push(await model.captionText(catBlob));
     return { out, seconds: (performance.now() - start) / 1000 };
   });
-  assert.deepEqual(found.out.map((s) => s.replace(/:.*/, '')), ['AbortError', 'AbortError', 'cat', 'AbortError', 'cat', 'cat']);
+  assert.deepEqual(found.out.map((s) => s.replace(/:.*/, '')), ['AbortError', 'AbortError', 'cat', 'AbortError', 'cat', ...Array(5).fill('AbortError'), 'cat']);
 });
 
 test('wrong arguments are told, and the next call works', async () => {
   const found = await run(async () => {
     const detached = new Float32Array(64);
     structuredClone(detached, { transfer: [detached.buffer] });
+    const pixels = new ImageData(2, 2);
+    structuredClone(pixels.data, { transfer: [pixels.data.buffer] });
+    const ids = new Int32Array(2);
+    structuredClone(ids, { transfer: [ids.buffer] });
     return {
       undefined: await fails(model.captionText()),
       object: await fails(model.captionText({})),
@@ -214,6 +231,18 @@ test('wrong arguments are told, and the next call works', async () => {
       none: await fails(model.forward({})),
       nanEmbeds: await fails(model.forward({ inputsEmbeds: { data: new Float32Array(192).fill(NaN), shape: [1, 1, 192] } })),
       detached: await fails(model.forward({ inputsEmbeds: { data: detached, shape: [1, 1, 64] } })),
+      detachedPixels: await fails(model.captionText(pixels)),
+      detachedIds: await fails(model.forward({ inputIds: { data: ids, shape: [1, 2] } })),
+      nanPosition: await fails(model.forward({ inputIds: { data: [1], shape: [1, 1] }, positionIds: { data: [NaN], shape: [1, 1] } })),
+      nanShape: await fails(model.forward({ inputIds: { data: [1], shape: [1, NaN] } })),
+      nanLayer: await fails(model.attention(catBlob, { layer: NaN })),
+      nanTemperature: await fails(model.captionText(catBlob, { doSample: true, temperature: NaN })),
+      nanBudget: await fails(QLlama.load(MODEL, { memoryBudget: NaN })),
+      undefinedTexts: await fails(model.match(undefined, undefined)),
+      undefinedText: await fails(model.embedText(undefined)),
+      undefinedInputs: await fails(model.forward(undefined)),
+      past: await fails(model.forward({ inputIds: { data: [1], shape: [1, 1] }, pastKeyValues: 1 })),
+      getter: await fails(model.captionText(catBlob, { get numBeams() { throw new RangeError('mine'); } })),
       both: await fails(async () => model.generate({ prompt: 'a', inputIds: [1] }).next()),
       prompt: await fails(async () => model.generate({}).next()),
       url: await fails(QLlama.load(undefined)),
@@ -224,7 +253,7 @@ test('wrong arguments are told, and the next call works', async () => {
     };
   });
   const code = (key) => String(found[key]).replace(/:.*/s, '');
-  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'both', 'prompt', 'url', 'scheme', 'cache']) {
+  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'detachedPixels', 'detachedIds', 'nanPosition', 'nanShape', 'nanLayer', 'nanTemperature', 'nanBudget', 'undefinedTexts', 'undefinedText', 'undefinedInputs', 'past', 'both', 'prompt', 'url', 'scheme', 'cache']) {
     assert.equal(code(key), 'E_INPUT', `${key}: ${found[key]}`);
   }
   for (const key of ['empty', 'junk', 'cut']) assert.equal(code(key), 'E_IMAGE', `${key}: ${found[key]}`);
@@ -232,6 +261,7 @@ test('wrong arguments are told, and the next call works', async () => {
   assert.equal(code('long'), 'E_CONTEXT', found.long);
   assert.equal(code('shape'), 'E_INPUT_SHAPE', found.shape);
   assert.equal(code('nanEmbeds'), 'E_NONFINITE', found.nanEmbeds);
+  assert.equal(found.getter, 'RangeError: mine');
   assert.equal(found.surrogate, 96);
   assert.equal(found.next, 'cat');
 });
@@ -328,6 +358,22 @@ for (const [what, answer, code] of [
       createReadStream(file.path, { end: file.size / 2 }).on('end', () => r.destroy()).pipe(r, { end: false });
     },
     /^E_HTTP: .*cut/,
+  ],
+  [
+    'a file that is too short',
+    (_, r, file) => {
+      r.writeHead(200, { 'content-length': file.size - 1000 });
+      createReadStream(file.path, { end: file.size - 1001 }).pipe(r);
+    },
+    /^E_(TENSOR_RANGE|TRUNCATED): model.safetensors/,
+  ],
+  [
+    'a file that is too long',
+    (_, r, file) => {
+      r.writeHead(200, { 'content-length': file.size + 8 });
+      createReadStream(file.path).on('end', () => r.end('too long')).pipe(r, { end: false });
+    },
+    /^E_(TENSOR_RANGE|HEADER): model.safetensors/,
   ],
   [
     'a file of another digest than it says',

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -152,6 +152,12 @@ test('a GGUF file: the same ids, over the network, from storage, and without eit
     await fails(QLlama.load('folder/none.gguf')),
     await fails(QLlama.load('folder/small model.gguf', { memoryBudget: 1000 })),
   ]);
+  const bytes = readFileSync(join(folder, 'small model.gguf'));
+  writeFileSync(join(folder, 'cut.gguf'), bytes.subarray(0, bytes.length - 100));
+  writeFileSync(join(folder, 'page.gguf'), '<!doctype html><p>Log in</p>');
+  for (const [name, code] of [['cut', /^E_(TRUNCATED|TENSOR_RANGE): cut.gguf/], ['page', /^E_IO: page.gguf: .*web page/]]) {
+    assert.match(await page.evaluate((name) => fails(QLlama.load(`folder/${name}.gguf`)), name), code);
+  }
   assert.match(found[0], /^E_IO: none.gguf/);
   assert.match(found[1], /^E_LIMIT: .*memoryBudget/);
 });

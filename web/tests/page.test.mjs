@@ -5,19 +5,22 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { dist, here, open, pictures } from './browser.mjs';
+import { writeGguf } from './gguf.mjs';
 import { serve } from './serve.mjs';
 
 const out = join(here, 'out');
 mkdirSync(out, { recursive: true });
 const cat = readFileSync(join(pictures, 'noto-cat.png'));
 
+const folders = { '/': dist, '/text/': out };
 let server;
 let browser;
 let page;
 const errors = [];
 
 before(async () => {
-  server = await serve({ '/': dist });
+  writeGguf(join(out, 'small.gguf'));
+  server = await serve(folders);
   // A camera that shows a moving test picture.
   browser = await open({ args: ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'] });
   page = await browser.context.newPage();
@@ -218,7 +221,7 @@ test('a third visit works without a network', async () => {
   await browser.context.setOffline(true);
   await timed(() => page.reload());
   await browser.context.setOffline(false);
-  server = await serve({ '/': dist }, Number(new URL(server.url).port));
+  server = await serve(folders, Number(new URL(server.url).port));
 });
 
 test('the cached model can be cleared', async () => {
@@ -229,6 +232,13 @@ test('the cached model can be cleared', async () => {
   await page.reload();
   await isReady();
   assert.match(await page.textContent('#facts'), /over the network/);
+});
+
+test('a text model is told from one that sees', async () => {
+  await page.fill('#url', 'text/small.gguf');
+  await page.press('#url', 'Enter');
+  await page.waitForFunction(() => /it is a text model/.test(document.getElementById('status').textContent), null, { timeout: 60000 });
+  assert.deepEqual([await page.isDisabled('#rank'), await page.isDisabled('#find')], [true, true]);
 });
 
 test('without WebGPU, the page says which browsers have it', async () => {
