@@ -8,16 +8,14 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 use crate::beams::EarlyStopping;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::executor::Device;
-use crate::forward::{Array, Inputs, Outputs};
+use crate::forward::{Array, Inputs, Outputs, PastKeyValues};
 use crate::generate::{GenerateOptions, Generated};
 use crate::gpu::{Gpu, candidates};
 use crate::image::{Picture, decode};
 use crate::model::{Crossed, Mode, Model, PixelValues, Vision};
 use crate::ops::sample::Sampling;
-use crate::parts::plan;
 use crate::source::{LocalFuture, Source};
 use crate::text::SUMMARIZE;
 
@@ -163,24 +161,30 @@ pub struct WebModel {
     model: Model,
 }
 
-/// Opens the browser's adapter and loads a checkpoint. `files` as in [`Fetched`]; `on_progress(bytes, total)` is told
-/// of weights that reached the GPU; `budget` is the most bytes of GPU memory that weights may take, 0 for any.
+/// Opens the browser's adapter and loads a checkpoint. `files` as in [`Fetched`]; `gguf` is the name of the GGUF file
+/// there, or none for a folder of safetensors; `on_progress(bytes, total)` is told of weights that reached the GPU;
+/// `budget` is the most bytes of GPU memory that the model may take, 0 for any: see [`Device::set_memory_budget`].
 #[wasm_bindgen]
-pub async fn load(name: String, files: JsValue, on_progress: Function, budget: f64) -> JsResult<WebModel> {
+pub async fn load(
+    name: String,
+    files: JsValue,
+    gguf: Option<String>,
+    on_progress: Function,
+    budget: f64,
+) -> JsResult<WebModel> {
     let model = async {
         let device = open_device().await?;
-        let source = |files: &JsValue| Box::new(Fetched { name: name.clone(), files: files.clone() });
+        let source = || Box::new(Fetched { name: name.clone(), files: files.clone() });
         if budget > 0.0 {
-            let checkpoint = Checkpoint::open(source(&files)).await?;
-            let need = plan(&checkpoint, &checkpoint.config, &device.info()).await?.weights();
-            if need > budget as u64 {
-                return Err(Error::Limit { name: "memoryBudget".into(), need, have: budget as u64 });
-            }
+            device.set_memory_budget(budget as u64);
         }
         let mut progress = |p: crate::model::Progress| {
             let _ = on_progress.call2(&JsValue::NULL, &(p.bytes as f64).into(), &(p.total as f64).into());
         };
-        let model = Model::load(source(&files), &device, &mut progress).await;
+        let model = match &gguf {
+            Some(file) => Model::load_gguf(source(), file, &device, &mut progress).await,
+            None => Model::load(source(), &device, &mut progress).await,
+        };
         settle(&device, model).await
     };
     Ok(WebModel { model: model.await.map_err(throw)? })
@@ -344,7 +348,7 @@ impl WebModel {
     }
 
     /// `LlamaForCausalLM.forward`: arrays are `{ data, shape }`, floats in a Float32Array and whole numbers in a
-    /// BigInt64Array.
+    /// BigInt64Array; `pastKeyValues`, in and out, is a list of `{ key, value }`, one a layer.
     pub async fn forward(&self, inputs: JsValue) -> JsResult<JsValue> {
         let run = async {
             let repeat_time = get(&inputs, "repeatTime").map(|_| whole(&inputs, "repeatTime", 1)).transpose()?;
@@ -356,11 +360,11 @@ impl WebModel {
                     query_embeds: floats(&inputs, "queryEmbeds")?,
                     attention_mask: ints(&inputs, "attentionMask")?,
                     position_ids: ints(&inputs, "positionIds")?,
-                    past_key_values: None,
+                    past_key_values: self.past(&inputs)?,
                     vision_hidden_states: floats(&inputs, "visionHiddenStates")?,
                     repeat_time,
                     labels: ints(&inputs, "labels")?,
-                    use_cache: false,
+                    use_cache: flag(&inputs, "useCache"),
                     use_zero_attention_mask: flag(&inputs, "useZeroAttentionMask"),
                     output_attentions: flag(&inputs, "outputAttentions"),
                     output_cross_attentions: flag(&inputs, "outputCrossAttentions"),
@@ -369,7 +373,11 @@ impl WebModel {
                     output_last_hidden_state: flag(&inputs, "outputLastHiddenState"),
                 })
                 .await?;
-            Ok(outputs_to_js(&outputs))
+            let past = match &outputs.past_key_values {
+                Some(past) => past.to_arrays(&self.model).await?,
+                None => Vec::new(),
+            };
+            Ok(outputs_to_js(&outputs, &past))
         };
         self.settled(run.await).await
     }
@@ -446,6 +454,19 @@ impl WebModel {
         let values = self.model.preprocessor.pixel_values(&picture);
         let side = self.model.preprocessor.size() as usize;
         self.model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await
+    }
+
+    fn past(&self, inputs: &JsValue) -> Result<Option<PastKeyValues>> {
+        let Some(list) = get(inputs, "pastKeyValues") else { return Ok(None) };
+        let mut layers = Vec::new();
+        for (i, layer) in list.unchecked_into::<JsArray>().iter().enumerate() {
+            let part = |key| {
+                let missing = || Error::Input { reason: format!("pastKeyValues: layer {i} has no {key}") };
+                floats(&layer, key)?.ok_or_else(missing)
+            };
+            layers.push((part("key")?, part("value")?));
+        }
+        PastKeyValues::from_arrays(&self.model, &layers).map(Some)
     }
 
     async fn vision_rows(&self, vision: &Vision) -> Result<Array<f32>> {
@@ -608,7 +629,7 @@ fn array_to_js(array: &Array<f32>) -> JsValue {
     object(&[("data", Float32Array::from(array.values.as_slice()).into()), ("shape", shape.into())])
 }
 
-fn outputs_to_js(outputs: &Outputs) -> JsValue {
+fn outputs_to_js(outputs: &Outputs, past: &[(Array<f32>, Array<f32>)]) -> JsValue {
     let mut entries = Vec::new();
     for (key, array) in [("lastHiddenState", &outputs.last_hidden_state), ("logits", &outputs.logits)] {
         if let Some(array) = array {
@@ -626,6 +647,10 @@ fn outputs_to_js(outputs: &Outputs) -> JsValue {
         if !arrays.is_empty() {
             entries.push((key, arrays.iter().map(array_to_js).collect::<JsArray>().into()));
         }
+    }
+    if !past.is_empty() {
+        let layer = |(k, v): &(Array<f32>, Array<f32>)| object(&[("key", array_to_js(k)), ("value", array_to_js(v))]);
+        entries.push(("pastKeyValues", past.iter().map(layer).collect::<JsArray>().into()));
     }
     object(&entries)
 }

@@ -61,7 +61,8 @@ async function load(url) {
     );
     $('layer').value = model.info.crossAttentionLayers - 1;
     ready();
-    if (picture) await describe();
+    if (!model.info.vision) say(`${name} is ready, but it is a text model: this page has nothing to show it.`);
+    else if (picture) await describe();
     else await warmUp();
   } catch (error) {
     if (error.name !== 'AbortError') say(`The model could not be loaded: ${words(error)}`, true);
@@ -71,10 +72,10 @@ async function load(url) {
 }
 
 function ready() {
-  const there = model !== null;
-  $('rank').disabled = !there || !picture;
-  $('find').disabled = !there;
-  $('look').disabled = !there || !picture;
+  const { vision, match, crossAttentionLayers } = model?.info ?? {};
+  $('rank').disabled = !match || !picture;
+  $('find').disabled = !match;
+  $('look').disabled = !vision || !crossAttentionLayers || !picture;
   facts();
 }
 
@@ -130,8 +131,8 @@ async function show(image) {
   $('heat').hidden = true;
   $('ranking').replaceChildren();
   ready();
-  if (model) await describe();
-  else captionBox.innerHTML = '<span class="quiet">The caption comes when the model is ready.</span>';
+  if (model?.info.vision) await describe();
+  else if (!model) captionBox.innerHTML = '<span class="quiet">The caption comes when the model is ready.</span>';
 }
 
 async function describe() {

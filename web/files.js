@@ -21,6 +21,15 @@ export function fault(code, fields) {
   return Object.assign(error, { code }, fields);
 }
 
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A percent sign that stands for itself.
+    return text;
+  }
+}
+
 const aborted = () => fault('E_ABORTED', { reason: 'cancelled' });
 
 async function digest(bytes) {
@@ -41,6 +50,8 @@ function published(headers) {
 
 export class Files {
   #base;
+  /** The name of the only file, where the model is one. */
+  single;
   #cached;
   #folder = null;
   #files = new Map();
@@ -53,12 +64,14 @@ export class Files {
   storageNote = null;
 
   /**
-   * @param {string} url a folder, or one file
+   * @param {string} url a folder, or a GGUF file
    * @param {{ cache: 'opfs' | 'none', signal: AbortSignal, onDownload: (bytes: number, total: number) => void }} options
    */
   constructor(url, options) {
     this.#base = new URL(url);
-    if (!this.#base.pathname.endsWith('/')) this.#base.pathname += '/';
+    const last = this.#base.pathname.split('/').pop();
+    if (/\.gguf$/i.test(last)) this.single = decoded(last).replace(/[^\w.-]/g, '_').slice(-255);
+    else if (last !== '') this.#base.pathname += '/';
     this.#signal = options.signal;
     this.#onDownload = options.onDownload;
     this.#cached = options.cache !== 'none';
@@ -162,7 +175,7 @@ export class Files {
 
   async #request(name, range) {
     this.#stop();
-    const url = new URL(name, this.#base);
+    const url = this.#address(name);
     const headers = range ? { range: `bytes=${range[0]}-${range[1] ?? ''}` } : {};
     let response;
     try {
@@ -173,6 +186,10 @@ export class Files {
       throw fault('E_HTTP', { file: this.#at(name), status: 0, reason: `no answer (${error.message}); is the network there, and does the server allow this page (CORS)?` });
     }
     return response;
+  }
+
+  #address(name) {
+    return name === this.single ? this.#base : new URL(name, this.#base);
   }
 
   #at(name) {
@@ -439,6 +456,8 @@ export class Files {
   /** Waits until everything that comes in is kept. */
   async finish() {
     for (const file of this.#files.values()) await (await file).done;
+    // Weights may be read again for a picture, which the signal of loading is not about.
+    this.#signal = new AbortController().signal;
   }
 
   /** Whether anything came from storage. */
@@ -463,7 +482,7 @@ export class Files {
       if (!file?.kept) continue;
       let response;
       try {
-        response = await fetch(new URL(name, this.#base), { method: 'HEAD', cache: 'no-store' });
+        response = await fetch(this.#address(name), { method: 'HEAD', cache: 'no-store' });
       } catch {
         return;
       }

@@ -21,7 +21,10 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** Whether the model is kept in the browser for the next visit. Default `opfs`. */
   cache?: 'opfs' | 'none';
-  /** The most bytes of GPU memory that the weights may take. */
+  /**
+   * The most bytes of GPU memory that the model may take. Where not all fits, weights that only pictures need are read
+   * again for every picture; a model that still does not fit is refused with `E_LIMIT`.
+   */
   memoryBudget?: number;
 }
 
@@ -69,6 +72,12 @@ export interface Tensor<T = Float32Array> {
 /** Whole numbers: ids, masks and positions. */
 export type Integers = Tensor<number[] | Int32Array | Uint32Array | Uint8Array | BigInt64Array>;
 
+/** A layer's keys (after rotation) and values: [batch, key-value heads, rows, head width] each. */
+export interface KeyValue {
+  key: Tensor;
+  value: Tensor;
+}
+
 export interface ForwardInputs {
   /** [batch, rows]; this or `inputsEmbeds`. */
   inputIds?: Integers;
@@ -76,7 +85,7 @@ export interface ForwardInputs {
   inputsEmbeds?: Tensor;
   /** [batch, queries, hiddenSize]: rows before those of `inputIds`. */
   queryEmbeds?: Tensor;
-  /** [batch, rows], 1 where a key may be seen. */
+  /** [batch, rows of `pastKeyValues` and of this call], 1 where a key may be seen. */
   attentionMask?: Integers;
   positionIds?: Integers;
   /** [images, vision rows, vision width] */
@@ -84,6 +93,10 @@ export interface ForwardInputs {
   repeatTime?: number;
   /** [batch, rows]; -100 is ignored. */
   labels?: Integers;
+  /** What an earlier call with `useCache` returned, or another tool; one a layer. This call's rows stand behind its rows. */
+  pastKeyValues?: KeyValue[];
+  /** Return `pastKeyValues`. */
+  useCache?: boolean;
   useZeroAttentionMask?: boolean;
   outputAttentions?: boolean;
   outputCrossAttentions?: boolean;
@@ -100,6 +113,7 @@ export interface ForwardOutputs {
   hiddenStates?: Tensor[];
   attentions?: Tensor[];
   crossAttentions?: Tensor[];
+  pastKeyValues?: KeyValue[];
 }
 
 export interface AttentionMap {
@@ -147,7 +161,7 @@ export interface ModelInfo {
 export class QLlama {
   private constructor();
   static supported(): Promise<{ ok: boolean; reason?: string }>;
-  /** `url` is a folder, absolute or relative to the page. */
+  /** `url` is a folder, or a `.gguf` file of the LLaMA family, absolute or relative to the page. */
   static load(url: string | URL, options?: LoadOptions): Promise<QLlama>;
   /** Deletes the models kept in this browser for this site. */
   static clearCache(): Promise<void>;

@@ -72,10 +72,10 @@ export class QLlama {
     return { ok: true };
   }
 
-  /** Loads a model from the URL of its folder, absolute or relative to the page. */
+  /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page. */
   static async load(url, options = {}) {
     const { onProgress, signal, cache = 'opfs', memoryBudget } = options ?? {};
-    if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder');
+    if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
     if (cache !== 'opfs' && cache !== 'none') throw wrong('cache: expected "opfs" or "none"');
     if (memoryBudget !== undefined && !(Number.isFinite(memoryBudget) && memoryBudget > 0)) {
       throw wrong('memoryBudget: expected a number of bytes above 0');
@@ -87,12 +87,12 @@ export class QLlama {
       throw wrong(`url: ${JSON.stringify(String(url).slice(0, 120))} is no address`);
     }
     if (!/^https?:/.test(absolute)) throw wrong('url: expected an address that begins with http: or https:');
-    if (/\.gguf$/i.test(new URL(absolute).pathname)) throw wrong('url: GGUF files are not read yet; give the folder of a safetensors model');
     if (signal?.aborted) throw abortError(signal);
-    const supported = await QLlama.supported();
-    if (!supported.ok) throw new QLlamaError('E_ADAPTER', supported.reason);
+    // The worker's scripts come while the adapter is asked for.
     const model = new QLlama(QLlama.#key);
     try {
+      const supported = await QLlama.supported();
+      if (!supported.ok) throw new QLlamaError('E_ADAPTER', supported.reason);
       const loaded = await model.#call('load', { url: absolute, cache, memoryBudget }, { signal, onProgress });
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;
@@ -169,7 +169,8 @@ export class QLlama {
     for (const key of ['inputsEmbeds', 'queryEmbeds', 'visionHiddenStates']) {
       if (inputs[key] != null) sent[key] = array(key, inputs[key], floats);
     }
-    for (const key of ['useZeroAttentionMask', 'outputAttentions', 'outputCrossAttentions', 'outputHiddenStates', 'outputLogits', 'outputLastHiddenState']) {
+    if (inputs.pastKeyValues != null) sent.pastKeyValues = pastKeyValues(inputs.pastKeyValues);
+    for (const key of ['useCache', 'useZeroAttentionMask', 'outputAttentions', 'outputCrossAttentions', 'outputHiddenStates', 'outputLogits', 'outputLastHiddenState']) {
       if (inputs[key] !== undefined) sent[key] = Boolean(inputs[key]);
     }
     if (inputs.repeatTime != null) sent.repeatTime = inputs.repeatTime;
@@ -379,9 +380,17 @@ function wholeNumbers(key, data) {
   });
 }
 
-function array(key, { data, shape } = {}, of) {
-  if (!Array.isArray(shape)) throw wrong(`${key}: expected { data, shape }`);
-  return { data: of(key, data), shape: shape.map(Number) };
+function array(key, given, of) {
+  if (!Array.isArray(given?.shape)) throw wrong(`${key}: expected { data, shape }`);
+  return { data: of(key, given.data), shape: given.shape.map(Number) };
+}
+
+function pastKeyValues(layers) {
+  if (!Array.isArray(layers)) throw wrong('pastKeyValues: expected what forward returned: a list of { key, value }');
+  return layers.map((layer, i) => {
+    const part = (key) => array(`pastKeyValues[${i}].${key}`, layer?.[key], floats);
+    return { key: part('key'), value: part('value') };
+  });
 }
 
 const is = (value, type) => typeof globalThis[type] === 'function' && value instanceof globalThis[type];

@@ -11,6 +11,8 @@ for path in "${CHROMIUM:-}" /usr/bin/chromium /usr/bin/chromium-browser /usr/bin
 done
 [ -n "$found" ] || { echo 'web/test.sh: skipped: no Chromium is here (Debian: apt-get install chromium)' >&2; exit 0; }
 ./build.sh
+# What the browser is compared with.
+cargo build --locked --manifest-path ../Cargo.toml
 cd tests
-[ -d node_modules/playwright-core ] || npm ci --no-audit --no-fund
+cmp -s package-lock.json node_modules/.ready || { npm ci --no-audit --no-fund && cp package-lock.json node_modules/.ready; }
 exec node --test --test-concurrency=1 --test-reporter=spec ./*.test.mjs

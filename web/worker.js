@@ -146,8 +146,6 @@ const methods = {
       send({ progress: { phase, bytes, total, secondsLeft } });
     };
     progress('start', 0, 0);
-    wasm ??= await init();
-    adapter = await adapterName();
     let downloading = false;
     files = new Files(url, {
       cache,
@@ -157,13 +155,13 @@ const methods = {
         progress('download', bytes, total);
       },
     });
-    await files.open();
+    [wasm, adapter] = await Promise.all([wasm ?? init(), adapterName(), files.open()]);
     const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
     const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
     let loaded;
     try {
-      loaded = await load(name, source, onLoaded, memoryBudget ?? 0);
+      loaded = await load(name, source, files.single, onLoaded, memoryBudget ?? 0);
     } catch (error) {
       if (!OF_THE_PLACE.includes(error?.code)) await files.doubt().catch(() => {});
       throw error;

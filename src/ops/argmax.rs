@@ -9,8 +9,11 @@ use crate::tensor::{DType, Tensor};
 static KERNEL: Kernel =
     Kernel { name: "argmax", source: include_str!("../../shaders/argmax.wgsl"), reference, subgroups: false };
 
-/// Lanes of a workgroup, which goes through a whole row.
-const LANES: u32 = 256;
+/// Lanes of a workgroup, which goes through a whole row. Software adapters take long to compile many lanes (SwiftShader
+/// 0.2 s for 256), so small vocabularies have few.
+fn lanes(vocab: usize) -> u32 {
+    if vocab <= 4096 { 64 } else { 256 }
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -25,7 +28,7 @@ pub fn argmax(r: &mut Recording, logits: Tensor, out: Tensor) {
     assert!(logits.dtype == DType::F32 && out.dtype == DType::U32, "argmax: logits {logits:?}, out {out:?}");
     assert_eq!(logits.rows(), out.len(), "argmax: logits {:?}, out {:?}", logits.shape(), out.shape());
     let params = Params { batch: logits.rows() as u32, vocab: logits.width() as u32 };
-    let constants = [("LANES", LANES as f64)];
+    let constants = [("LANES", lanes(logits.width()) as f64)];
     r.dispatch(&KERNEL, &constants, &[read(logits), write(out)], params, grid(logits.rows()));
 }
 

@@ -5,7 +5,8 @@ import { createReadStream, mkdtempSync, readFileSync, rmSync, truncateSync, writ
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { dist, open, pictures, root } from './browser.mjs';
+import { apiPage, dist, open, pictures, root } from './browser.mjs';
+import { nmse, readSafetensors } from './safetensors.mjs';
 import { serve } from './serve.mjs';
 
 const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny-w4/expected.json'), 'utf8'));
@@ -29,28 +30,9 @@ after(async () => {
   rmSync(large, { recursive: true });
 });
 
-/** A page with the API and nothing else. */
 async function newPage() {
   await page?.close();
-  page = await browser.context.newPage();
-  await page.route('**/blank.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>blank</title>' }));
-  await page.goto(`${server.url}blank.html`);
-  await page.evaluate(async () => {
-    const api = await import('./qllama.js');
-    Object.assign(globalThis, api);
-    globalThis.blob = async (file) => (await fetch(`pictures/${file}`)).blob();
-    globalThis.MODEL = 'models/emoji-tiny/';
-    /** The code, or name, of what a promise rejects with. */
-    globalThis.fails = async (what) => {
-      try {
-        await (typeof what === 'function' ? what() : what);
-        return 'nothing failed';
-      } catch (error) {
-        return `${error.code && typeof error.code === 'string' ? error.code : error.name}: ${error.message}`;
-      }
-    };
-    globalThis.catBlob = await blob('noto-cat.png');
-  });
+  page = await apiPage(browser, server);
 }
 
 const run = (code, argument) => page.evaluate(code, argument);
@@ -75,37 +57,13 @@ async function during(what, code) {
 
 const clear = () => run(() => QLlama.clearCache());
 
-function safetensors(file) {
-  const bytes = readFileSync(file);
-  const length = Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.subarray(8, 8 + length));
-  const out = {};
-  for (const [name, { dtype, shape, data_offsets: [start, end] } = {}] of Object.entries(header)) {
-    if (name === '__metadata__') continue;
-    const part = bytes.subarray(8 + length + start, 8 + length + end);
-    const data = [];
-    for (let at = 0; at < part.length; at += dtype === 'I64' ? 8 : 4) {
-      if (dtype === 'I64') data.push(Number(part.readBigInt64LE(at)));
-      else if (dtype === 'F32') data.push(part.readFloatLE(at));
-      else break;
-    }
-    out[name] = { dtype, shape, data };
-  }
-  return out;
-}
-
 test('captions have the ids of the published modules', async () => {
   await loaded();
   const some = expected.pictures.filter((_, i) => i % 20 === 0);
   for (const { file, greedy_ids: ids, caption } of some) {
     const found = await run(async (file) => {
-      const stream = model.caption(await blob(file), { maxNewTokens: 20 });
-      let text = '';
-      for (;;) {
-        const { done, value } = await stream.next();
-        if (done) return { text, ids: value.ids, whole: value.text };
-        text += value;
-      }
+      const { pieces, value } = await collect(model.caption(await blob(file), { maxNewTokens: 20 }));
+      return { text: pieces.join(''), ids: value.ids, whole: value.text };
     }, file);
     assert.deepEqual(found, { text: caption, ids, whole: caption }, file);
   }
@@ -148,7 +106,7 @@ test('embeddings and attention maps have their shapes', async () => {
 
 test('forward has the logits of the published modules', async () => {
   for (const folder of ['qllama-base', 'qllama-ragged', 'qllama-w4-g64-asym']) {
-    const e = safetensors(join(root, 'tests/data/fixtures', folder, 'expected.safetensors'));
+    const e = readSafetensors(join(root, 'tests/data/fixtures', folder, 'expected.safetensors'));
     const of = (key) => e[key] && { data: e[key].data, shape: e[key].shape };
     const logits = await run(
       async ({ folder, inputs }) => {
@@ -170,14 +128,9 @@ test('forward has the logits of the published modules', async () => {
     );
     const want = e['prefill.logits'];
     assert.deepEqual(logits.shape, want.shape);
-    let error = 0;
-    let power = 0;
-    want.data.forEach((w, i) => {
-      error += (w - logits.data[i]) ** 2;
-      power += w ** 2;
-    });
-    console.log(`${folder}: logits' normalised mean squared error ${(error / power).toExponential(2)}`);
-    assert.ok(error / power <= 1e-8, `${folder}: ${error / power}`);
+    const error = nmse(want.data, logits.data);
+    console.log(`${folder}: logits' normalised mean squared error ${error.toExponential(1)}`);
+    assert.ok(error <= 1e-8, `${folder}: ${error}`);
   }
 });
 
@@ -226,18 +179,35 @@ test('aborts reject with AbortError and leave the model usable', async () => {
     const later = new AbortController();
     out.push(await model.captionText(catBlob, { signal: later.signal }));
     later.abort();
+    // Between two pictures of a match, and while other calls run.
+    for (const call of [
+      (signal) => model.match([catBlob, catBlob, catBlob], ['cat', 'dog'], { signal }),
+      (signal) => model.embedImage(catBlob, { signal }),
+      (signal) => model.attention(catBlob, { signal }),
+      (signal) => model.forward({ inputIds: { data: [1], shape: [1, 1] } }, { signal }),
+      (signal) => model.captionText(catBlob, { numBeams: 4, minNewTokens: 100, maxNewTokens: 100, signal }),
+    ]) {
+      const stop = new AbortController();
+      const running = fails(call(stop.signal));
+      setTimeout(() => stop.abort(), 30);
+      out.push(await running);
+    }
     // Leaving a loop ends the call.
     for await (const _ of model.caption(catBlob, { minNewTokens: 100, maxNewTokens: 100 })) break;
     out.push(await model.captionText(catBlob));
     return { out, seconds: (performance.now() - start) / 1000 };
   });
-  assert.deepEqual(found.out.map((s) => s.replace(/:.*/, '')), ['AbortError', 'AbortError', 'cat', 'AbortError', 'cat', 'cat']);
+  assert.deepEqual(found.out.map((s) => s.replace(/:.*/, '')), ['AbortError', 'AbortError', 'cat', 'AbortError', 'cat', ...Array(5).fill('AbortError'), 'cat']);
 });
 
 test('wrong arguments are told, and the next call works', async () => {
   const found = await run(async () => {
     const detached = new Float32Array(64);
     structuredClone(detached, { transfer: [detached.buffer] });
+    const pixels = new ImageData(2, 2);
+    structuredClone(pixels.data, { transfer: [pixels.data.buffer] });
+    const ids = new Int32Array(2);
+    structuredClone(ids, { transfer: [ids.buffer] });
     return {
       undefined: await fails(model.captionText()),
       object: await fails(model.captionText({})),
@@ -261,6 +231,18 @@ test('wrong arguments are told, and the next call works', async () => {
       none: await fails(model.forward({})),
       nanEmbeds: await fails(model.forward({ inputsEmbeds: { data: new Float32Array(192).fill(NaN), shape: [1, 1, 192] } })),
       detached: await fails(model.forward({ inputsEmbeds: { data: detached, shape: [1, 1, 64] } })),
+      detachedPixels: await fails(model.captionText(pixels)),
+      detachedIds: await fails(model.forward({ inputIds: { data: ids, shape: [1, 2] } })),
+      nanPosition: await fails(model.forward({ inputIds: { data: [1], shape: [1, 1] }, positionIds: { data: [NaN], shape: [1, 1] } })),
+      nanShape: await fails(model.forward({ inputIds: { data: [1], shape: [1, NaN] } })),
+      nanLayer: await fails(model.attention(catBlob, { layer: NaN })),
+      nanTemperature: await fails(model.captionText(catBlob, { doSample: true, temperature: NaN })),
+      nanBudget: await fails(QLlama.load(MODEL, { memoryBudget: NaN })),
+      undefinedTexts: await fails(model.match(undefined, undefined)),
+      undefinedText: await fails(model.embedText(undefined)),
+      undefinedInputs: await fails(model.forward(undefined)),
+      past: await fails(model.forward({ inputIds: { data: [1], shape: [1, 1] }, pastKeyValues: 1 })),
+      getter: await fails(model.captionText(catBlob, { get numBeams() { throw new RangeError('mine'); } })),
       both: await fails(async () => model.generate({ prompt: 'a', inputIds: [1] }).next()),
       prompt: await fails(async () => model.generate({}).next()),
       url: await fails(QLlama.load(undefined)),
@@ -271,7 +253,7 @@ test('wrong arguments are told, and the next call works', async () => {
     };
   });
   const code = (key) => String(found[key]).replace(/:.*/s, '');
-  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'both', 'prompt', 'url', 'scheme', 'cache']) {
+  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'detachedPixels', 'detachedIds', 'nanPosition', 'nanShape', 'nanLayer', 'nanTemperature', 'nanBudget', 'undefinedTexts', 'undefinedText', 'undefinedInputs', 'past', 'both', 'prompt', 'url', 'scheme', 'cache']) {
     assert.equal(code(key), 'E_INPUT', `${key}: ${found[key]}`);
   }
   for (const key of ['empty', 'junk', 'cut']) assert.equal(code(key), 'E_IMAGE', `${key}: ${found[key]}`);
@@ -279,6 +261,7 @@ test('wrong arguments are told, and the next call works', async () => {
   assert.equal(code('long'), 'E_CONTEXT', found.long);
   assert.equal(code('shape'), 'E_INPUT_SHAPE', found.shape);
   assert.equal(code('nanEmbeds'), 'E_NONFINITE', found.nanEmbeds);
+  assert.equal(found.getter, 'RangeError: mine');
   assert.equal(found.surrogate, 96);
   assert.equal(found.next, 'cat');
 });
@@ -375,6 +358,22 @@ for (const [what, answer, code] of [
       createReadStream(file.path, { end: file.size / 2 }).on('end', () => r.destroy()).pipe(r, { end: false });
     },
     /^E_HTTP: .*cut/,
+  ],
+  [
+    'a file that is too short',
+    (_, r, file) => {
+      r.writeHead(200, { 'content-length': file.size - 1000 });
+      createReadStream(file.path, { end: file.size - 1001 }).pipe(r);
+    },
+    /^E_(TENSOR_RANGE|TRUNCATED): model.safetensors/,
+  ],
+  [
+    'a file that is too long',
+    (_, r, file) => {
+      r.writeHead(200, { 'content-length': file.size + 8 });
+      createReadStream(file.path).on('end', () => r.end('too long')).pipe(r, { end: false });
+    },
+    /^E_(TENSOR_RANGE|HEADER): model.safetensors/,
   ],
   [
     'a file of another digest than it says',
@@ -514,6 +513,21 @@ test('aborts while loading, at every stage', async () => {
 
 test('too little memory allowed is told before weights are fetched', async () => {
   assert.match(await run(() => fails(QLlama.load(MODEL, { memoryBudget: 1e6 }))), /^E_LIMIT: .*memoryBudget/);
+});
+
+test('within a small memory budget, weights are read again for every picture', async () => {
+  const captions = await run(async () => {
+    const refused = await fails(QLlama.load(MODEL, { memoryBudget: 1e6 }));
+    const memoryBudget = Number(/but (\\d+) are needed at least/.exec(refused)[1]);
+    const stop = new AbortController();
+    const model = await QLlama.load(MODEL, { memoryBudget, signal: stop.signal });
+    stop.abort();
+    const captions = [];
+    for (const picture of ['noto-cat.png', 'noto-cat.png']) captions.push(await model.captionText(await image(picture)));
+    await model.dispose();
+    return captions;
+  });
+  assert.deepEqual(captions, ['cat', 'cat']);
 });
 
 test('no WebGPU, no adapter, limits too small', async () => {

@@ -41,3 +41,36 @@ export async function open(options = {}) {
     },
   };
 }
+
+/** A page with the API and nothing else, at the root of a server that has pictures under `pictures/`. */
+export async function apiPage(browser, server) {
+  const page = await browser.context.newPage();
+  await page.route('**/blank.html', (route) => route.fulfill({ contentType: 'text/html', body: '<!doctype html><title>blank</title>' }));
+  await page.goto(`${server.url}blank.html`);
+  await page.evaluate(async () => {
+    const api = await import('./qllama.js');
+    Object.assign(globalThis, api);
+    globalThis.blob = async (file) => (await fetch(`pictures/${file}`)).blob();
+    globalThis.MODEL = 'models/emoji-tiny/';
+    /** The code, or name, of what a promise rejects with. */
+    globalThis.fails = async (what) => {
+      try {
+        await (typeof what === 'function' ? what() : what);
+        return 'nothing failed';
+      } catch (error) {
+        return `${error.code && typeof error.code === 'string' ? error.code : error.name}: ${error.message}`;
+      }
+    };
+    /** The pieces of a stream, and what it returns. */
+    globalThis.collect = async (stream) => {
+      const pieces = [];
+      for (;;) {
+        const { done, value } = await stream.next();
+        if (done) return { pieces, value };
+        pieces.push(value);
+      }
+    };
+    globalThis.catBlob = await blob('noto-cat.png');
+  });
+  return page;
+}

@@ -5,20 +5,24 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { dist, here, open, pictures } from './browser.mjs';
+import { writeGguf } from './gguf.mjs';
 import { serve } from './serve.mjs';
 
 const out = join(here, 'out');
 mkdirSync(out, { recursive: true });
 const cat = readFileSync(join(pictures, 'noto-cat.png'));
 
+const folders = { '/': dist, '/text/': out };
 let server;
 let browser;
 let page;
 const errors = [];
 
 before(async () => {
-  server = await serve({ '/': dist });
-  browser = await open();
+  writeGguf(join(out, 'small.gguf'));
+  server = await serve(folders);
+  // A camera that shows a moving test picture.
+  browser = await open({ args: ['--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream'] });
   page = await browser.context.newPage();
   page.on('pageerror', (error) => errors.push(error.message));
 });
@@ -28,9 +32,9 @@ after(async () => {
   server?.close();
 });
 
-/** Drops a file on the page. */
-async function drop(bytes, name, type) {
-  const data = await page.evaluateHandle(
+/** A file on its way, by drop or paste. */
+function transfer(bytes, name, type) {
+  return page.evaluateHandle(
     ({ base64, name, type }) => {
       const transfer = new DataTransfer();
       const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
@@ -39,8 +43,21 @@ async function drop(bytes, name, type) {
     },
     { base64: bytes.toString('base64'), name, type },
   );
-  await page.dispatchEvent('#drop', 'drop', { dataTransfer: data });
 }
+
+async function drop(bytes, name, type) {
+  await page.dispatchEvent('#drop', 'drop', { dataTransfer: await transfer(bytes, name, type) });
+}
+
+/** Gives the page a picture and waits for its caption. */
+async function captioned(how) {
+  await page.evaluate(() => (document.getElementById('speed').textContent = ''));
+  await how();
+  await idle();
+  return caption();
+}
+
+const read = (file) => readFileSync(join(pictures, file));
 
 const idle = () => page.waitForFunction(() => document.getElementById('stop').disabled && document.getElementById('speed').textContent !== '', null, { timeout: 60000 });
 const caption = () => page.textContent('#caption');
@@ -89,7 +106,10 @@ test('the gallery is searched by text', async () => {
 
 test('pictures of the page: light, dark, and as wide as a phone', async () => {
   await page.screenshot({ path: join(out, 'light.png'), fullPage: true });
+  const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0) / 3);
+  assert.ok((await background()) > 200);
   await page.emulateMedia({ colorScheme: 'dark' });
+  assert.ok((await background()) < 60);
   await page.screenshot({ path: join(out, 'dark.png'), fullPage: true });
   await page.emulateMedia({ colorScheme: 'light' });
   await page.setViewportSize({ width: 360, height: 740 });
@@ -117,6 +137,37 @@ test('a drawing is captioned', async () => {
   await page.screenshot({ path: join(out, 'drawn.png') });
 });
 
+test('a picture is pasted, and one is chosen as a file', async () => {
+  const pasted = await captioned(async () => {
+    const data = await transfer(read('noto-rocket.png'), 'image.png', 'image/png');
+    await page.evaluate((clipboardData) => dispatchEvent(new ClipboardEvent('paste', { clipboardData, bubbles: true, cancelable: true })), data);
+  });
+  assert.equal(pasted, 'rocket');
+  const chooser = page.waitForEvent('filechooser');
+  await page.click('#choose');
+  assert.equal(await captioned(async () => (await chooser).setFiles(join(pictures, 'noto-pizza.png'))), 'pizza');
+});
+
+test('a picture is taken by the camera, which is switched off afterwards', async () => {
+  await page.click('#camera');
+  await page.waitForFunction(() => document.getElementById('video').videoWidth > 0, null, { timeout: 30000 });
+  await page.screenshot({ path: join(out, 'camera.png') });
+  await page.evaluate(() => (globalThis.track = document.getElementById('video').srcObject.getTracks()[0]));
+  assert.match(await captioned(() => page.click('#shoot')), /^[a-z' -]+$/);
+  const shown = await page.evaluate(() => ({ width: document.getElementById('preview').naturalWidth, track: track.readyState, open: document.getElementById('shooting').open }));
+  assert.deepEqual({ ...shown, width: shown.width > 64 }, { width: true, track: 'ended', open: false });
+});
+
+test('where there is no camera, the page says so', async () => {
+  await page.evaluate(() => {
+    navigator.mediaDevices.getUserMedia = async () => {
+      throw new DOMException('Requested device not found', 'NotFoundError');
+    };
+  });
+  await page.click('#camera');
+  await page.waitForFunction(() => /camera cannot be used/.test(document.getElementById('status').textContent));
+});
+
 test('the whole page works by keyboard', async () => {
   await page.focus('#draw');
   await page.keyboard.press('Enter');
@@ -125,6 +176,17 @@ test('the whole page works by keyboard', async () => {
   for (const key of [' ', 'ArrowRight', 'ArrowDown', 'ArrowRight', ' ']) await page.keyboard.press(key);
   assert.notEqual(await page.evaluate(() => document.getElementById('pad').toDataURL()), before);
   await page.keyboard.press('Escape');
+  // From one control to the next, all are reached in the order of the page.
+  await page.focus('#choose');
+  const reached = [];
+  for (let i = 0; i < 12; i++) {
+    reached.push(await page.evaluate(() => document.activeElement.id || document.activeElement.tagName));
+    await page.keyboard.press('Tab');
+  }
+  assert.deepEqual(reached.slice(0, 8), ['choose', 'camera', 'draw', 'heat-on', 'layer', 'texts', 'mode', 'rank']);
+  await page.focus('#rank');
+  await page.keyboard.press('Enter');
+  await page.waitForFunction(() => document.querySelectorAll('#ranking li').length === 5, null, { timeout: 60000 });
   await page.focus('#gallery li:first-child button');
   await page.keyboard.press('Enter');
   await page.waitForFunction(() => document.getElementById('caption').textContent === 'rocket', null, { timeout: 60000 });
@@ -159,7 +221,7 @@ test('a third visit works without a network', async () => {
   await browser.context.setOffline(true);
   await timed(() => page.reload());
   await browser.context.setOffline(false);
-  server = await serve({ '/': dist }, Number(new URL(server.url).port));
+  server = await serve(folders, Number(new URL(server.url).port));
 });
 
 test('the cached model can be cleared', async () => {
@@ -170,6 +232,13 @@ test('the cached model can be cleared', async () => {
   await page.reload();
   await isReady();
   assert.match(await page.textContent('#facts'), /over the network/);
+});
+
+test('a text model is told from one that sees', async () => {
+  await page.fill('#url', 'text/small.gguf');
+  await page.press('#url', 'Enter');
+  await page.waitForFunction(() => /it is a text model/.test(document.getElementById('status').textContent), null, { timeout: 60000 });
+  assert.deepEqual([await page.isDisabled('#rank'), await page.isDisabled('#find')], [true, true]);
 });
 
 test('without WebGPU, the page says which browsers have it', async () => {
