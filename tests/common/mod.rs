@@ -1,6 +1,8 @@
 //! What the integration tests share: devices, fixtures, comparison.
 #![allow(dead_code)]
 
+pub mod gguf_file;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
