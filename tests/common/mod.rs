@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 pub mod gguf_file;
+pub mod heap;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
