@@ -11,9 +11,6 @@
 //! their tensors to the device. To add an op, write `shaders/foo.wgsl`, `src/ops/foo.rs` with its shape checks, its CPU
 //! reference and a test that compares the two, and one `mod` line in `src/ops/mod.rs`.
 
-// Documentation writes shapes as [rows, width], which rustdoc takes for links.
-#![allow(rustdoc::broken_intra_doc_links)]
-
 pub mod beams;
 pub mod checkpoint;
 pub mod clip;

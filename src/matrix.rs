@@ -142,7 +142,7 @@ pub fn read_float(words: &[u32], dtype: DType, index: usize) -> f32 {
     }
 }
 
-/// Writes row `row` of a part as f32 into `out` [cols]: what every kernel's unpacking means.
+/// Writes row `row` of a part as f32 into `out` `[cols]`: what every kernel's unpacking means.
 /// `scales` are the part's scales with their type.
 pub fn unpack_row(
     format: Format,

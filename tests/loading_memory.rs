@@ -5,9 +5,7 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
+use common::heap::{Counted, growth};
 use common::{Temp, gpu};
 use pollster::block_on;
 use qllama::Device;
@@ -21,27 +19,6 @@ const HIDDEN: u64 = 1024;
 const INNER: u64 = 4096;
 /// Makes matrices of 80 MiB, which alone are above the limit.
 const VOCAB: u64 = 40960;
-
-/// The system's allocator with its books.
-struct Counted;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is the system allocator's, with the arguments that came.
-unsafe impl GlobalAlloc for Counted {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counted = Counted;
@@ -88,11 +65,10 @@ fn resident(field: &str) -> Option<u64> {
 
 /// Loads the checkpoint and says what that took at most: (on the heap, resident).
 fn check(what: &str, temp: &Temp, device: &Device) {
-    let (heap, before) = (NOW.load(Ordering::Relaxed), resident("VmRSS"));
-    PEAK.store(heap, Ordering::Relaxed);
-    let model = block_on(Model::load(Box::new(Folder::open(temp.folder()).unwrap()), device, &mut |_| {})).unwrap();
+    let before = resident("VmRSS");
+    let folder = Box::new(Folder::open(temp.folder()).unwrap());
+    let (model, mut heap) = growth(|| block_on(Model::load(folder, device, &mut |_| {})).unwrap());
     let held = device.memory().0;
-    let mut heap = (PEAK.load(Ordering::Relaxed) - heap) as u64;
     if device.as_gpu().is_none() {
         // The CPU executor's buffers are on this heap.
         heap = heap.saturating_sub(held);

@@ -16,9 +16,9 @@ struct Params {
     capacity: u32,
 }
 
-/// Adds 1 to `past` (U32 [1], keys in the cache) and to each of `positions` (U32 [batch]), and sets `slots` (U32
-/// [batch]) to the cache rows of the next keys: `slots[b] = table[b, past]`, where `table` is U32 [batch, capacity] and
-/// past, the new one, counts as `capacity - 1` at most. The tensors are distinct.
+/// Adds 1 to `past` (U32 `[1]`, keys in the cache) and to each of `positions` (U32 `[batch]`), and sets `slots` (U32
+/// `[batch]`) to the cache rows of the next keys: `slots[b] = table[b, past]`, where `table` is U32 [batch, capacity]
+/// and past, the new one, counts as `capacity - 1` at most. The tensors are distinct.
 pub fn advance(r: &mut Recording, table: Tensor, past: Tensor, positions: Tensor, slots: Tensor) {
     let batch = table.rows();
     let all = [table, past, positions, slots];

@@ -22,7 +22,7 @@ struct Params {
     vocab: u32,
 }
 
-/// Writes to `out` U32 [batch] the lowest index of the largest of each row of `logits` F32 [batch, vocab], or
+/// Writes to `out` U32 `[batch]` the lowest index of the largest of each row of `logits` F32 [batch, vocab], or
 /// `u32::MAX` where the row holds a NaN or an infinity.
 pub fn argmax(r: &mut Recording, logits: Tensor, out: Tensor) {
     assert!(logits.dtype == DType::F32 && out.dtype == DType::U32, "argmax: logits {logits:?}, out {out:?}");

@@ -77,7 +77,7 @@ pub enum Keys {
     Cached {
         /// U32 [batch, capacity].
         table: Tensor,
-        /// U32 [1]: keys before this call's rows. There are T = past + rows keys, at most `capacity`.
+        /// U32 `[1]`: keys before this call's rows. There are T = past + rows keys, at most `capacity`.
         past: Tensor,
     },
     /// Key t of sequence b is row `(b % batches) * count + t`.

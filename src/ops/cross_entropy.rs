@@ -23,8 +23,8 @@ struct Params {
     vocab: u32,
 }
 
-/// `logits` is [rows, vocab]; `labels` is U32 [rows], the label of each row itself (shift them first). Whoever fills
-/// `labels` keeps them below vocab, or [`IGNORED`]. Returns [rows], in nats, 0 where the label is ignored.
+/// `logits` is [rows, vocab]; `labels` is U32 `[rows]`, the label of each row itself (shift them first). Whoever fills
+/// `labels` keeps them below vocab, or [`IGNORED`]. Returns `[rows]`, in nats, 0 where the label is ignored.
 pub fn cross_entropy(r: &mut Recording, logits: Tensor, labels: Tensor) -> Tensor {
     let (rows, vocab) = (logits.rows(), logits.width());
     assert_eq!(

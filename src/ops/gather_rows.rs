@@ -16,7 +16,7 @@ struct Params {
     width: u32,
 }
 
-/// Row i of the result [n, width] is row `indices[i]` of `from` [_, width], f32 or U32; `indices` is U32 [n]. Whoever
+/// Row i of the result [n, width] is row `indices[i]` of `from` [_, width], f32 or U32; `indices` is U32 `[n]`. Whoever
 /// fills `indices` keeps them below the number of rows.
 pub fn gather_rows(r: &mut Recording, from: Tensor, indices: Tensor) -> Tensor {
     assert_eq!(from.dtype.bytes(), 4, "gather_rows: from {:?} of {:?}", from.shape(), from.dtype);

@@ -17,7 +17,7 @@ struct Params {
     eps: f32,
 }
 
-/// Normalises each row of `x` [rows, width]; `weight` and `bias` are [width]. Returns [rows, width].
+/// Normalises each row of `x` [rows, width]; `weight` and `bias` are `[width]`. Returns [rows, width].
 pub fn layer_norm(r: &mut Recording, x: Tensor, weight: Tensor, bias: Tensor, eps: f32) -> Tensor {
     let (rows, width) = (x.rows(), x.width());
     assert_eq!(

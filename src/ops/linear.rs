@@ -45,9 +45,9 @@ struct Params {
 /// What is done to the product before it is written.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Epilogue {
-    /// [outputs], added to the product.
+    /// `[outputs]`, added to the product.
     pub bias: Option<Tensor>,
-    /// [outputs], multiplied in after the bias (InternViT's LayerScale).
+    /// `[outputs]`, multiplied in after the bias (InternViT's LayerScale).
     pub layer_scale: Option<Tensor>,
     /// [rows, outputs], added last.
     pub residual: Option<Tensor>,

@@ -53,9 +53,9 @@ impl Penalties {
 /// often they occur; ids that would repeat an n-gram, and end ids too early, become the lowest finite f32. Scores that
 /// are lowest already stay, and none becomes infinite.
 ///
-/// `history` U32 [rows, capacity]: the BOS and then the generated ids of each row. `lengths` U32 [2], read when the op
-/// runs: how many ids each row of `history` holds now, and how many of these do not count for `min_new_tokens` (1, the
-/// BOS). `eos` U32 [n]: the end ids. Ids outside the vocabulary are passed over.
+/// `history` U32 [rows, capacity]: the BOS and then the generated ids of each row. `lengths` U32 `[2]`, read when the
+/// op runs: how many ids each row of `history` holds now, and how many of these do not count for `min_new_tokens` (1,
+/// the BOS). `eos` U32 `[n]`: the end ids. Ids outside the vocabulary are passed over.
 pub fn penalize(
     r: &mut Recording,
     scores: Tensor,

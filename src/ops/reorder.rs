@@ -22,8 +22,8 @@ struct Params {
 
 /// `table[row, c] = old table[parents[row], c]` for `first_column <= c < past`, in place; other columns stay.
 ///
-/// `table` U32 [rows, capacity]; `parents` U32 [rows], absolute rows, each within the row's own group of `beams`
-/// (1 to [`MAX_BEAMS`]) rows that follow each other; `past` U32 [1], read when the op runs.
+/// `table` U32 [rows, capacity]; `parents` U32 `[rows]`, absolute rows, each within the row's own group of `beams`
+/// (1 to [`MAX_BEAMS`]) rows that follow each other; `past` U32 `[1]`, read when the op runs.
 pub fn reorder(r: &mut Recording, table: Tensor, parents: Tensor, past: Tensor, first_column: usize, beams: usize) {
     let (rows, capacity) = (table.rows(), table.width());
     assert!((1..=MAX_BEAMS).contains(&beams) && rows % beams == 0, "reorder: {beams} beams of {:?}", table.shape());

@@ -77,8 +77,8 @@ pub struct KvCache {
 }
 
 /// Splits `qkv` [rows, (heads + 2 kv_heads) * head_dim] (q, then k, then v) into heads; turns q and k by their row's
-/// entry of `positions` (U32 [rows], below the tables' number of positions); writes k and v to the cache's row that
-/// `slots` (U32 [rows]) names. Returns q after RoPE, [rows, heads * head_dim]. Values beyond the range of f16 are
+/// entry of `positions` (U32 `[rows]`, below the tables' number of positions); writes k and v to the cache's row that
+/// `slots` (U32 `[rows]`) names. Returns q after RoPE, [rows, heads * head_dim]. Values beyond the range of f16 are
 /// clamped to it when the cache is F16.
 pub fn rope_into_cache(
     r: &mut Recording,

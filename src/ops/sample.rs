@@ -55,10 +55,10 @@ pub const MIN_TEMPERATURE: f32 = 1e-6;
 /// The largest temperature.
 pub const MAX_TEMPERATURE: f32 = 1e6;
 
-/// Draws an id for each row of `scores` F32 [rows, vocab] into `out` U32 [rows]; `u32::MAX` where a row holds NaN or
+/// Draws an id for each row of `scores` F32 [rows, vocab] into `out` U32 `[rows]`; `u32::MAX` where a row holds NaN or
 /// infinity.
 ///
-/// `step` U32 [1], read when the op runs, is the generator's counter: the draw of a row is a function of seed, step,
+/// `step` U32 `[1]`, read when the op runs, is the generator's counter: the draw of a row is a function of seed, step,
 /// row and scores alone, on every device, but for the rounding of exp.
 pub fn sample(r: &mut Recording, scores: Tensor, step: Tensor, sampling: Sampling, out: Tensor) {
     let Sampling { temperature, top_k, top_p, seed } = sampling;

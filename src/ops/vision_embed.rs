@@ -21,8 +21,8 @@ struct Params {
     rows: u32,
 }
 
-/// Puts `class_embedding` [width] in front of the P rows that each picture has in `patches` [batch * P, width] and adds
-/// `position_embedding` [1 + P, width]. Returns [batch * (1 + P), width].
+/// Puts `class_embedding` `[width]` in front of the P rows that each picture has in `patches` [batch * P, width] and
+/// adds `position_embedding` [1 + P, width]. Returns [batch * (1 + P), width].
 pub fn vision_embed(
     r: &mut Recording,
     patches: Tensor,

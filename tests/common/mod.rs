@@ -1,6 +1,8 @@
 //! What the integration tests share: devices, fixtures, comparison.
 #![allow(dead_code)]
 
+pub mod gguf_file;
+pub mod heap;
 pub mod random;
 
 use std::collections::BTreeSet;

@@ -523,7 +523,7 @@ test('within a small memory budget, weights are read again for every picture', a
     const model = await QLlama.load(MODEL, { memoryBudget, signal: stop.signal });
     stop.abort();
     const captions = [];
-    for (const picture of ['noto-cat.png', 'noto-cat.png']) captions.push(await model.captionText(await image(picture)));
+    for (const picture of ['noto-cat.png', 'noto-cat.png']) captions.push(await model.captionText(await blob(picture)));
     await model.dispose();
     return captions;
   });
