@@ -110,11 +110,14 @@ async fn layer_seconds(device: &Device, dtype: DType, rows: usize) -> Result<f64
     (config.num_attention_heads, config.num_key_value_heads, config.head_dim) = (32, 32, 128);
     let heads = Heads { heads: 32, kv_heads: 32, head_dim: 128 };
     let mut pool = device.pool();
+    let storage = device.info().weights;
     let mut matrix = |rows: usize, cols: usize| {
         let format = Format::Int { bits: 4, group: 128 };
         let row_words = format.row_words(cols);
-        let stored = pool.u32(&[rows, row_words], &words(rows * row_words))?;
-        let scales = pool.f32(&[rows, cols / 128], &vec![0.002; rows * cols / 128])?;
+        let stored = pool.alloc_in(storage, DType::U32, &[rows, row_words])?;
+        device.write_all(stored, &words(rows * row_words))?;
+        let scales = pool.alloc_in(storage.of_words(), DType::F32, &[rows, cols / 128])?;
+        device.write_all(scales, &vec![0.002f32; rows * cols / 128])?;
         let part = Part { first_row: 0, rows, format, words: stored, scales: Some(scales), offsets: None };
         Ok::<_, Error>(Matrix { rows, cols, parts: vec![part] })
     };

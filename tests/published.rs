@@ -81,10 +81,10 @@ fn random_checkpoints_run() {
     let folder = Path::new(temp.folder());
     write(folder, &config, 32);
     let device = gpu();
-    device.set_memory_budget(4_900_000);
+    device.set_memory_budget(5_300_000);
     let ids = caption(folder, &device, 4);
     assert_eq!(ids.len(), 4);
-    assert!(device.memory().1 <= 4_900_000);
+    assert!(device.memory().1 <= 5_300_000);
     // Without a budget, or written again, it says the same.
     let again = Temp::new();
     write(Path::new(again.folder()), &config, 32);
