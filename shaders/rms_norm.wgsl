@@ -13,9 +13,8 @@ struct Params {
     eps: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;             // [_, x_width]
-@group(0) @binding(1) var<storage, read> weight: array<f32>;        // [width]
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;       // [count, width]
+@group(0) @binding(1) var<storage, read> x: array<f32>;       // [_, x_width]
+@group(0) @binding(2) var<storage, read> weight: array<f32>;  // [width]
 @group(0) @binding(3) var<uniform> p: Params;
 
 @compute @workgroup_size(LANES)
@@ -31,7 +30,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += v * v;
     }
     let scale = inverseSqrt(sum_of_lanes(sum, lane, LANES) / f32(p.width) + p.eps);
-    for (var i = lane; i < p.width; i += LANES) {
-        y[row * p.width + i] = weight[i] * (x[from_x + i] * scale);
+    for (var four = lane; four < fours_of(p.width); four += LANES) {
+        var value = vec4(0.0);
+        for (var i = 0u; i < 4u; i++) {
+            let column = 4u * four + i;
+            if column < p.width {
+                value[i] = weight[column] * (x[from_x + column] * scale);
+            }
+        }
+        put(row, four, p.width, value);
     }
 }

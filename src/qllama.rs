@@ -9,8 +9,8 @@ use crate::matrix::Matrix;
 use crate::ops::Rows;
 use crate::ops::add_rows::add_rows;
 use crate::ops::attention::{Keys, Mask, View, attention};
-use crate::ops::linear::{Epilogue, linear, linear_into};
-use crate::ops::rms_norm::rms_norm;
+use crate::ops::linear::{Epilogue, input_storage, linear, linear_into};
+use crate::ops::rms_norm::{rms_norm, rms_norm_in};
 use crate::ops::rope::{Heads, KvCache, RopeTables, rope_into_cache};
 use crate::ops::silu_gate::silu_gate;
 use crate::recording::Recording;
@@ -185,7 +185,8 @@ impl Qllama {
             hidden_states.push(x);
             let cache = pass.caches[i];
 
-            let h = rms_norm(r, x, Rows::all(x), 0, layer.input_layernorm, eps);
+            let storage = input_storage(&layer.qkv_proj, x.rows());
+            let h = rms_norm_in(r, x, Rows::all(x), 0, layer.input_layernorm, eps, storage);
             let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
             let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
             let attended = attention(
@@ -209,9 +210,10 @@ impl Qllama {
                 self.cross_attend(r, pass, cross, states, i, x, probabilities);
             }
 
-            let h = rms_norm(r, x, Rows::all(x), 0, layer.post_attention_layernorm, eps);
+            let storage = input_storage(&layer.gate_up_proj, x.rows());
+            let h = rms_norm_in(r, x, Rows::all(x), 0, layer.post_attention_layernorm, eps, storage);
             let gate_up = linear(r, h, &layer.gate_up_proj, Epilogue::default());
-            let inner = silu_gate(r, gate_up);
+            let inner = silu_gate(r, gate_up, input_storage(&layer.down_proj, x.rows()));
             x = linear(r, inner, &layer.down_proj, Epilogue::residual(x));
         }
         let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, eps);

@@ -55,6 +55,12 @@ fn kernels() -> Vec<(PathBuf, Vec<String>)> {
         for source in text.split("include_str!(\"../../shaders/").skip(1) {
             found.push((op.clone(), vec![source.split('"').next().unwrap_or_default().into()]));
         }
+        for arguments in text.split("writing_rows!(").skip(1) {
+            let shader = arguments.split('"').nth(3).unwrap_or_default();
+            for rows in ["y_buffers.wgsl", "y_textures.wgsl"] {
+                found.push((op.clone(), vec![rows.into(), shader.into()]));
+            }
+        }
         for arguments in text.split("reading_matrix!(").skip(1) {
             let arguments = arguments.split(')').next().unwrap_or_default();
             let mut shaders: Vec<String> = arguments.split('"').skip(1).step_by(2).map(String::from).collect();

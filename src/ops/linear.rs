@@ -63,7 +63,8 @@ impl Epilogue {
     }
 }
 
-/// `x` [rows, cols] times the transpose of `weight` [outputs, cols]. Returns [rows, outputs].
+/// `x` [rows, cols] times the transpose of `weight` [outputs, cols]; `x` may be in [`input_storage`], as [`stage`] lays it
+/// out. Returns [rows, outputs].
 pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue) -> Tensor {
     let y = r.scratch_f32(&[x.rows(), weight.rows]);
     linear_into(r, x, weight, epilogue, y);
@@ -74,6 +75,16 @@ pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue)
 pub fn linear_into(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
     let shape = |part: &Part| Tile::choose(part, x.rows(), weight.cols);
     record(r, x, weight, epilogue, y, stage::most_rows(weight.cols), shape);
+}
+
+/// The storage in which [`linear`] takes `rows` rows of `x` without copying them first.
+pub fn input_storage(weight: &Matrix, rows: usize) -> Storage {
+    let fast = |part: &Part| part.words.storage != Storage::Buffer && part.format.has_whole_pieces(weight.cols);
+    if weight.parts.iter().all(fast) && rows <= stage::most_rows(weight.cols) {
+        Storage::Pieces
+    } else {
+        Storage::Buffer
+    }
 }
 
 /// The shape of the fast kernel: what a team of invocations makes.
@@ -122,7 +133,8 @@ fn record(
     shape: impl Fn(&Part) -> Option<Tile>,
 ) {
     let rows = x.rows();
-    assert_eq!(x.width(), weight.cols, "linear: x {:?}, weight [{}, {}]", x.shape(), weight.rows, weight.cols);
+    let width = if x.storage == Storage::Buffer { weight.cols } else { stage::width(weight.cols) };
+    assert_eq!(x.width(), width, "linear: x {:?}, weight [{}, {}]", x.shape(), weight.rows, weight.cols);
     assert_eq!((y.rows(), y.width()), (rows, weight.rows), "linear: y {:?}", y.shape());
     for vector in [epilogue.bias, epilogue.layer_scale].into_iter().flatten() {
         assert_eq!(vector.len(), weight.rows, "linear: a bias or scale of {:?}", vector.shape());
@@ -130,7 +142,8 @@ fn record(
     if let Some(residual) = epilogue.residual {
         assert_eq!(residual.len(), y.len(), "linear: residual {:?}", residual.shape());
     }
-    let product = Product { cols: weight.cols, epilogue, y, buffer: x };
+    let buffer = if x.storage == Storage::Buffer { x } else { r.scratch_f32(&[1]) };
+    let product = Product { cols: weight.cols, epilogue, y, buffer };
     let (fast, plain): (Vec<_>, Vec<_>) =
         weight.parts.iter().map(|part| (part, shape(part))).partition(|(_, tile)| tile.is_some());
     for (part, _) in plain {
@@ -150,7 +163,7 @@ struct Product {
     cols: usize,
     epilogue: Epilogue,
     y: Tensor,
-    /// A buffer that is only read.
+    /// A buffer that is not written.
     buffer: Tensor,
 }
 

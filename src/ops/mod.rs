@@ -44,6 +44,33 @@ macro_rules! reading_matrix {
 }
 pub(crate) use reading_matrix;
 
+/// The kernels of an op that writes rows for a linear layer: into a buffer, or into a texture.
+macro_rules! writing_rows {
+    ($op:literal, $file:literal) => {
+        [
+            Kernel {
+                name: $op,
+                source: concat!(
+                    include_str!("../../shaders/y_buffers.wgsl"),
+                    include_str!(concat!("../../shaders/", $file))
+                ),
+                reference,
+                subgroups: false,
+            },
+            Kernel {
+                name: concat!($op, ", textures"),
+                source: concat!(
+                    include_str!("../../shaders/y_textures.wgsl"),
+                    include_str!(concat!("../../shaders/", $file))
+                ),
+                reference,
+                subgroups: false,
+            },
+        ]
+    };
+}
+pub(crate) use writing_rows;
+
 /// An operand that is only read.
 pub(crate) fn read(tensor: Tensor) -> (Tensor, Access) {
     (tensor, Access::Read)
@@ -99,6 +126,7 @@ pub(crate) mod testing {
     use crate::executor::{Device, Pool};
     use crate::gpu;
     use crate::matrix::{Format, Matrix, Part, pack_f32};
+    use crate::ops::linear::{Epilogue, linear};
     use crate::recording::Recording;
     use crate::tensor::{DType, Storage, Tensor};
 
@@ -192,6 +220,14 @@ pub(crate) mod testing {
             parts.push(Part { first_row, rows, format, words, scales, offsets });
         }
         Matrix { rows, cols, parts }
+    }
+
+    /// Rows of `cols` elements as a linear layer sees them: textures cannot be read back.
+    pub fn seen(pool: &mut Pool, r: &mut Recording, random: &mut Random, rows: Tensor, cols: usize) -> Tensor {
+        let (format, scales, storage) = (Format::F32, DType::F32, rows.storage);
+        let shape = Shape { rows: 5, cols, format, scales, offsets: false, part_rows: 5, storage };
+        let weight = random_matrix(pool, random, shape);
+        linear(r, rows, &weight, Epilogue::default())
     }
 
     /// Keeps a scratch tensor's memory after the recording, so that it can be read.

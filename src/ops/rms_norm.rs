@@ -2,12 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, Rows, grid, read, write};
+use super::stage::staged;
+use super::{LANES, Rows, grid, read, write, writing_rows};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::Tensor;
+use crate::tensor::{Storage, Tensor};
 
-static KERNEL: Kernel =
-    Kernel { name: "rms_norm", source: include_str!("../../shaders/rms_norm.wgsl"), reference, subgroups: false };
+static KERNELS: [Kernel; 2] = writing_rows!("rms_norm", "rms_norm.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -25,6 +25,19 @@ struct Params {
 /// Normalises `width = weight.len()` columns of `x` [_, x_width], from column `x_column` on, in the rows that `rows`
 /// names. Returns [rows.count(), width].
 pub fn rms_norm(r: &mut Recording, x: Tensor, rows: Rows, x_column: usize, weight: Tensor, eps: f32) -> Tensor {
+    rms_norm_in(r, x, rows, x_column, weight, eps, Storage::Buffer)
+}
+
+/// As [`rms_norm`], in the storage that [`linear`](super::linear::linear) takes `x` in.
+pub fn rms_norm_in(
+    r: &mut Recording,
+    x: Tensor,
+    rows: Rows,
+    x_column: usize,
+    weight: Tensor,
+    eps: f32,
+    storage: Storage,
+) -> Tensor {
     let width = weight.len();
     assert!(x_column + width <= x.width(), "rms_norm: columns {x_column}+{width} of {:?}", x.shape());
     assert!(
@@ -32,7 +45,7 @@ pub fn rms_norm(r: &mut Recording, x: Tensor, rows: Rows, x_column: usize, weigh
         "rms_norm: {rows:?} of {:?}",
         x.shape()
     );
-    let y = r.scratch_f32(&[rows.count(), width]);
+    let y = staged(r, storage, rows.count(), width);
     let params = Params {
         count: rows.count() as u32,
         width: width as u32,
@@ -44,15 +57,18 @@ pub fn rms_norm(r: &mut Recording, x: Tensor, rows: Rows, x_column: usize, weigh
         eps,
     };
     let constants = [("LANES", LANES as f64)];
-    r.dispatch(&KERNEL, &constants, &[read(x), read(weight), write(y)], params, grid(rows.count()));
+    let kernel = &KERNELS[usize::from(storage != Storage::Buffer)];
+    r.dispatch(kernel, &constants, &[write(y), read(x), read(weight)], params, grid(rows.count()));
     y
 }
 
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (x, weight, mut y) = (call.f32(0), call.f32(1), call.f32_mut(2));
+    let (mut y, x, weight) = (call.f32_mut(0), call.f32(1), call.f32(2));
     let width = p.width as usize;
-    for (row, y) in y.chunks_mut(width).enumerate() {
+    for (row, y) in y.chunks_mut(call.tensor(0).width()).take(p.count as usize).enumerate() {
+        let (y, behind) = y.split_at_mut(width);
+        behind.fill(0.0);
         let start = Rows::index(p.rows, p.stride, p.first, row) * p.x_width as usize + p.x_column as usize;
         let x = &x[start..start + width];
         let mean = x.iter().map(|v| v * v).sum::<f32>() / width as f32;
@@ -64,7 +80,7 @@ fn reference(call: &Call) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::compare;
+    use crate::ops::testing::{compare, keep, seen};
 
     #[test]
     fn gpu_equals_reference() {
@@ -75,8 +91,11 @@ mod tests {
                 let x_width = column + width + 3;
                 let x = pool.f32(&[batch * stride, x_width], &random.f32s(batch * stride * x_width)).unwrap();
                 let weight = pool.f32(&[width], &random.f32s(width)).unwrap();
-                let y = rms_norm(r, x, Rows { batch, rows, stride, first }, column, weight, 1e-6);
-                vec![crate::ops::testing::keep(pool, r, y)]
+                let rows = Rows { batch, rows, stride, first };
+                let y = rms_norm(r, x, rows, column, weight, 1e-6);
+                let staged = rms_norm_in(r, x, rows, column, weight, 1e-6, Storage::Pieces);
+                let staged = seen(pool, r, random, staged, width);
+                vec![keep(pool, r, y), keep(pool, r, staged)]
             });
         }
     }

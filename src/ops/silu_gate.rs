@@ -2,36 +2,41 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, grid, read, write};
+use super::stage::staged;
+use super::{LANES, grid, read, write, writing_rows};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::Tensor;
+use crate::tensor::{Storage, Tensor};
 
-static KERNEL: Kernel =
-    Kernel { name: "silu_gate", source: include_str!("../../shaders/silu_gate.wgsl"), reference, subgroups: false };
+static KERNELS: [Kernel; 2] = writing_rows!("silu_gate", "silu_gate.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
-    count: u32,
+    rows: u32,
     inner: u32,
 }
 
-/// `gate_up` is [rows, 2 * inner], each row the gate and then the up projection. Returns [rows, inner].
-pub fn silu_gate(r: &mut Recording, gate_up: Tensor) -> Tensor {
+/// `gate_up` is [rows, 2 * inner], each row the gate and then the up projection. Returns [rows, inner] in the storage that
+/// [`linear`](super::linear::linear) takes `x` in.
+pub fn silu_gate(r: &mut Recording, gate_up: Tensor, storage: Storage) -> Tensor {
     assert!(gate_up.width().is_multiple_of(2), "silu_gate: gate_up {:?}", gate_up.shape());
     let inner = gate_up.width() / 2;
-    let y = r.scratch_f32(&[gate_up.rows(), inner]);
-    let params = Params { count: y.len() as u32, inner: inner as u32 };
+    let y = staged(r, storage, gate_up.rows(), inner);
+    let params = Params { rows: y.rows() as u32, inner: inner as u32 };
     let constants = [("LANES", LANES as f64)];
-    r.dispatch(&KERNEL, &constants, &[read(gate_up), write(y)], params, grid(y.len().div_ceil(LANES as usize)));
+    let fours = y.rows() * y.width().div_ceil(4);
+    let kernel = &KERNELS[usize::from(storage != Storage::Buffer)];
+    r.dispatch(kernel, &constants, &[write(y), read(gate_up)], params, grid(fours.div_ceil(LANES as usize)));
     y
 }
 
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (gate_up, mut y) = (call.f32(0), call.f32_mut(1));
+    let (mut y, gate_up) = (call.f32_mut(0), call.f32(1));
     let inner = p.inner as usize;
-    for (y, gate_up) in y.chunks_mut(inner).zip(gate_up.chunks(2 * inner)) {
+    for (y, gate_up) in y.chunks_mut(call.tensor(0).width()).zip(gate_up.chunks(2 * inner)) {
+        let (y, behind) = y.split_at_mut(inner);
+        behind.fill(0.0);
         let (gate, up) = gate_up.split_at(inner);
         y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = g / (1.0 + (-g).exp()) * u);
     }
@@ -40,7 +45,7 @@ fn reference(call: &Call) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::testing::{compare, keep, play_both};
+    use crate::ops::testing::{compare, keep, play_both, seen};
 
     #[test]
     fn gpu_equals_reference() {
@@ -48,8 +53,10 @@ mod tests {
             compare(&format!("{rows} {inner}"), 1e-12, |pool, r, random| {
                 let values = random.f32s(rows * 2 * inner).into_iter().map(|v| 8.0 * v).collect::<Vec<_>>();
                 let gate_up = pool.f32(&[rows, 2 * inner], &values).unwrap();
-                let y = silu_gate(r, gate_up);
-                vec![keep(pool, r, y)]
+                let y = silu_gate(r, gate_up, Storage::Buffer);
+                let staged = silu_gate(r, gate_up, Storage::Pieces);
+                let staged = seen(pool, r, random, staged, inner);
+                vec![keep(pool, r, y), keep(pool, r, staged)]
             });
         }
     }
@@ -60,7 +67,7 @@ mod tests {
         let found = play_both(1, |pool, r, _| {
             let values = [&gates[..], &[1.0; 9]].concat();
             let gate_up = pool.f32(&[1, 18], &values).unwrap();
-            let y = silu_gate(r, gate_up);
+            let y = silu_gate(r, gate_up, Storage::Buffer);
             vec![keep(pool, r, y)]
         });
         for words in [&found[0].0, &found[0].1] {

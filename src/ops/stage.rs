@@ -29,9 +29,22 @@ struct Params {
     count: u32,
 }
 
+/// Elements of a staged row of `cols` columns.
+pub fn width(cols: usize) -> usize {
+    cols.next_multiple_of(PIECE)
+}
+
 /// Rows of `cols` elements that can be staged at a time.
 pub fn most_rows(cols: usize) -> usize {
-    MAX_TEXELS / (cols.next_multiple_of(PIECE) / 4)
+    MAX_TEXELS / (width(cols) / 4)
+}
+
+/// Scratch for `rows` rows of `cols` elements as [`stage`] makes them; in a buffer, without what is behind the columns.
+pub fn staged(r: &mut Recording, storage: Storage, rows: usize, cols: usize) -> Tensor {
+    match storage {
+        Storage::Buffer => r.scratch_f32(&[rows, cols]),
+        _ => r.scratch_in(storage, DType::F32, &[rows, width(cols)]),
+    }
 }
 
 /// Rows `rows` of `x` [_, cols] in `storage`: [rows, cols rounded up to 32], zeros behind the last column. Records
@@ -40,7 +53,7 @@ pub fn most_rows(cols: usize) -> usize {
 pub fn stage(r: &mut Recording, x: Tensor, rows: Range<usize>, storage: Storage) -> Tensor {
     assert!(x.dtype == DType::F32 && rows.end <= x.rows(), "stage: rows {rows:?} of {x:?}");
     let cols = x.width();
-    let width = cols.next_multiple_of(PIECE);
+    let width = width(cols);
     if (x.storage, rows.len(), width) == (storage, x.rows(), cols) {
         return x;
     }
