@@ -1,5 +1,5 @@
-//! What a cached decode step costs at several lengths of the context: one layer of qllama-8B's shape with 4-bit weights,
-//! and attention alone, also in the shape of SmolLM2-135M.
+//! What a cached decode step costs at several lengths of the context: one layer of qllama-8B's shape with BF16 and
+//! with 4-bit weights, and attention alone, also in the shape of SmolLM2-135M.
 //!
 //! `cargo run --release --example decode_cost [-- ADAPTER_INDEX]`; times are the shortest of several.
 
@@ -28,15 +28,17 @@ fn main() -> Result<()> {
         println!("adapter {}", adapter.name());
         let device = Device::gpu(Gpu::open(adapter).await?);
 
-        println!("\none layer of qllama-8B (hidden 4096, inner 11008, 4 bits in groups of 128), one step");
-        for dtype in [DType::F32, DType::F16] {
-            let short = layer_seconds(&device, dtype, 100).await?;
-            let long = layer_seconds(&device, dtype, 1500).await?;
-            let (short_ms, long_ms) = (short * 1e3, long * 1e3);
-            println!(
-                "{dtype:?} cache: {short_ms:.2} ms at 100 rows, {long_ms:.2} ms at 1500: {:.3} times",
-                long / short
-            );
+        println!("\none layer of qllama-8B (hidden 4096, inner 11008), one step");
+        for (weights, format) in [("BF16", Format::BF16), ("4-bit", Format::Int { bits: 4, group: 128 })] {
+            for dtype in [DType::F32, DType::F16] {
+                let short = layer_seconds(&device, format, dtype, 100).await?;
+                let long = layer_seconds(&device, format, dtype, 1500).await?;
+                let (short_ms, long_ms) = (short * 1e3, long * 1e3);
+                println!(
+                    "{weights} weights, {dtype:?} cache: {short_ms:.2} ms at 100 rows, {long_ms:.2} ms at 1500: {:.3} times",
+                    long / short
+                );
+            }
         }
         println!("\nattention alone, a dispatch");
         let qllama = Heads { heads: 32, kv_heads: 32, head_dim: 128 };
@@ -102,7 +104,7 @@ impl Cached {
     }
 }
 
-async fn layer_seconds(device: &Device, dtype: DType, rows: usize) -> Result<f64> {
+async fn layer_seconds(device: &Device, format: Format, dtype: DType, rows: usize) -> Result<f64> {
     let text = include_str!("../tests/data/fixtures/qllama-base/config.json");
     let mut config = Config::from_bytes("config.json", text.as_bytes())?.text;
     let (hidden, inner) = (4096, 11008);
@@ -112,14 +114,25 @@ async fn layer_seconds(device: &Device, dtype: DType, rows: usize) -> Result<f64
     let mut pool = device.pool();
     let storage = device.info().weights;
     let mut matrix = |rows: usize, cols: usize| {
-        let format = Format::Int { bits: 4, group: 128 };
         let row_words = format.row_words(cols);
-        let stored = pool.alloc_in(storage, DType::U32, &[rows, row_words])?;
-        device.write_all(stored, &words(rows * row_words))?;
-        let scales = pool.alloc_in(storage.of_words(), DType::F32, &[rows, cols / 128])?;
-        device.write_all(scales, &vec![0.002f32; rows * cols / 128])?;
-        let part = Part { first_row: 0, rows, format, words: stored, scales: Some(scales), offsets: None };
-        Ok::<_, Error>(Matrix { rows, cols, parts: vec![part] })
+        let mut parts = Vec::new();
+        // Parts of at most 11008 rows stay within every limit. The mask keeps 16-bit floats below 2.
+        for first_row in (0..rows).step_by(11008) {
+            let rows = (rows - first_row).min(11008);
+            let stored = pool.alloc_in(storage, DType::U32, &[rows, row_words])?;
+            device.write_all(stored, &words(rows * row_words).iter().map(|w| w & 0x3fff_3fff).collect::<Vec<_>>())?;
+            let groups = format.groups(cols);
+            let scales = match groups {
+                0 => None,
+                _ => {
+                    let scales = pool.alloc_in(storage.of_words(), DType::F32, &[rows, groups])?;
+                    device.write_all(scales, &vec![0.002f32; rows * groups])?;
+                    Some(scales)
+                }
+            };
+            parts.push(Part { first_row, rows, format, words: stored, scales, offsets: None });
+        }
+        Ok::<_, Error>(Matrix { rows, cols, parts })
     };
     let (qkv_proj, o_proj) = (matrix(3 * hidden, hidden)?, matrix(hidden, hidden)?);
     let (gate_up_proj, down_proj, unused) = (matrix(2 * inner, hidden)?, matrix(hidden, inner)?, matrix(1, hidden)?);

@@ -17,6 +17,14 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weight: array<f32>;  // [width]
 @group(0) @binding(3) var<uniform> p: Params;
 
+// Element `column` of the row that begins at `from_x`; 0 behind the last.
+fn element(from_x: u32, column: u32, scale: f32) -> f32 {
+    if column >= p.width {
+        return 0.0;
+    }
+    return weight[column] * (x[from_x + column] * scale);
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * GRID_X;
@@ -31,13 +39,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let scale = inverseSqrt(sum_of_lanes(sum, lane, LANES) / f32(p.width) + p.eps);
     for (var four = lane; four < fours_of(p.width); four += LANES) {
-        var value = vec4(0.0);
-        for (var i = 0u; i < 4u; i++) {
-            let column = 4u * four + i;
-            if column < p.width {
-                value[i] = weight[column] * (x[from_x + column] * scale);
-            }
-        }
+        let column = 4u * four;
+        let value = vec4(
+            element(from_x, column, scale),
+            element(from_x, column + 1u, scale),
+            element(from_x, column + 2u, scale),
+            element(from_x, column + 3u, scale),
+        );
         put(row, four, p.width, value);
     }
 }

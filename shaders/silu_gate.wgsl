@@ -10,10 +10,16 @@ struct Params {
 @group(0) @binding(1) var<storage, read> gate_up: array<f32>;  // [rows, 2 * inner]: gate, then up
 @group(0) @binding(2) var<uniform> p: Params;
 
-fn silu(gate: f32) -> f32 {
+// Element `i` of a row whose gate begins at `start`; 0 behind the last.
+fn element(start: u32, i: u32) -> f32 {
+    if i >= p.inner {
+        return 0.0;
+    }
+    let gate = gate_up[start + i];
     // exp of nothing above 0, so that it never overflows.
     let e = exp(-abs(gate));
-    return gate * select(e, 1.0, gate >= 0.0) / (1.0 + e);
+    let sigmoid = select(e, 1.0, gate >= 0.0) / (1.0 + e);
+    return gate * sigmoid * gate_up[start + i + p.inner];
 }
 
 @compute @workgroup_size(LANES)
@@ -24,10 +30,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if row >= p.rows {
         return;
     }
-    let gate_at = row * 2u * p.inner + 4u * four;
-    var value = vec4(0.0);
-    for (var i = 0u; i < 4u && 4u * four + i < p.inner; i++) {
-        value[i] = silu(gate_up[gate_at + i]) * gate_up[gate_at + i + p.inner];
-    }
+    let start = row * 2u * p.inner;
+    let i = 4u * four;
+    let value = vec4(element(start, i), element(start, i + 1u), element(start, i + 2u), element(start, i + 3u));
     put(row, four, p.inner, value);
 }

@@ -8,7 +8,16 @@ fn fours_of(width: u32) -> u32 {
 }
 
 fn put(row: u32, four: u32, width: u32, value: vec4<f32>) {
-    for (var i = 0u; i < 4u && 4u * four + i < width; i++) {
-        y[row * width + 4u * four + i] = value[i];
+    let at = row * width + 4u * four;
+    let left = width - 4u * four;
+    y[at] = value.x;
+    if left > 1u {
+        y[at + 1u] = value.y;
+    }
+    if left > 2u {
+        y[at + 2u] = value.z;
+    }
+    if left > 3u {
+        y[at + 3u] = value.w;
     }
 }

@@ -192,7 +192,7 @@ impl Parts {
                 } else {
                     None
                 },
-                itm: if loader.has("itm_head.weight") {
+                itm: if loader.has_linear("itm_head") {
                     Some(ItmHead::load(loader, text.hidden_size).await?)
                 } else {
                     None

@@ -146,8 +146,7 @@ impl Qllama {
         }
         let norm = loader.f32(&format!("{prefix}model.norm.weight"), &[h]).await?;
         let head = format!("{prefix}lm_head");
-        let stored = loader.has(&format!("{head}.weight")) || loader.has(&format!("{head}.weight_packed"));
-        let lm_head = if stored || !config.tie_word_embeddings {
+        let lm_head = if loader.has_linear(&head) || !config.tie_word_embeddings {
             loader.linear(&[(&head, config.vocab_size)], h).await?
         } else {
             embed_tokens.clone()

@@ -120,6 +120,11 @@ impl<'a> Loader<'a> {
         self.checkpoint.tensor(name).is_some()
     }
 
+    /// Whether the checkpoint has the weight of a linear layer of this name, packed or not.
+    pub fn has_linear(&self, name: &str) -> bool {
+        self.has(&format!("{name}.weight")) || self.has(&format!("{name}.weight_packed"))
+    }
+
     /// The second axis of a tensor, 0 when it is not there.
     pub fn second_axis(&self, name: &str) -> usize {
         self.checkpoint.tensor(name).and_then(|t| t.shape.get(1).copied()).unwrap_or(0) as usize
@@ -253,6 +258,11 @@ impl<'a> Loader<'a> {
         self.require(&packed, &[rows, (cols * bits).div_ceil(32)], &[TensorType::I32]);
         let scale = format!("{name}.weight_scale");
         self.require(&scale, &[rows, groups], &TensorType::FLOATS);
+        // Says what config.json says too.
+        let shape = format!("{name}.weight_shape");
+        if self.has(&shape) {
+            self.require(&shape, &[2], &[TensorType::I64, TensorType::I32]);
+        }
         if !scheme.symmetric {
             let zero_point = format!("{name}.weight_zero_point");
             self.require(&zero_point, &[(rows * bits).div_ceil(32), groups], &[TensorType::I32]);

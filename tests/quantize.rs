@@ -13,6 +13,7 @@ use qllama::error::Result;
 use qllama::generate::GenerateOptions;
 use qllama::matrix::{Format, unpack_row};
 use qllama::model::PixelValues;
+use qllama::parts::plan;
 use qllama::quantize::{Event, QuantizeOptions, Summary, quantize};
 use qllama::source::{Folder, LocalFuture, Memory, Source};
 use qllama::weights::Loader;
@@ -177,6 +178,17 @@ fn the_loader_reads_what_was_written() {
             let error = common::nmse(&unpacked(&tensors, &p.name, bits as usize), &found);
             assert!(error < 1e-12, "{what} {}: {error}", p.name);
         }
+    }
+}
+
+#[test]
+fn every_tensor_of_a_packed_checkpoint_is_used() {
+    for folder in ["models/emoji-tiny", "models/emoji-tiny-w4"] {
+        let source = Box::new(Folder::open(common::path(folder)).unwrap());
+        let checkpoint = block_on(Checkpoint::open(source)).unwrap();
+        let plan = block_on(plan(&checkpoint, &checkpoint.config, &Device::cpu().info())).unwrap();
+        let unused = checkpoint.unused(|name| plan.tensors.iter().any(|t| t == name));
+        assert!(unused.is_empty(), "{folder}: {unused:?}");
     }
 }
 

@@ -518,7 +518,7 @@ test('too little memory allowed is told before weights are fetched', async () =>
 test('within a small memory budget, weights are read again for every picture', async () => {
   const captions = await run(async () => {
     const refused = await fails(QLlama.load(MODEL, { memoryBudget: 1e6 }));
-    const memoryBudget = Number(/but (\\d+) are needed at least/.exec(refused)[1]);
+    const memoryBudget = Number(/but (\d+) are needed at least/.exec(refused)[1]);
     const stop = new AbortController();
     const model = await QLlama.load(MODEL, { memoryBudget, signal: stop.signal });
     stop.abort();
