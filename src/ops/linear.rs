@@ -63,8 +63,8 @@ impl Epilogue {
     }
 }
 
-/// `x` [rows, cols] times the transpose of `weight` [outputs, cols]; `x` may be in [`input_storage`], as [`stage`] lays it
-/// out. Returns [rows, outputs].
+/// `x` [rows, cols] times the transpose of `weight` [outputs, cols]; `x` may be in [`input_storage`], as
+/// [`stage`](stage()) lays it out. Returns [rows, outputs].
 pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue) -> Tensor {
     let y = r.scratch_f32(&[x.rows(), weight.rows]);
     linear_into(r, x, weight, epilogue, y);
