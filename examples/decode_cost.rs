@@ -119,14 +119,15 @@ async fn layer_seconds(device: &Device, format: Format, dtype: DType, rows: usiz
         // Parts of at most 11008 rows stay within every limit. The mask keeps 16-bit floats below 2.
         for first_row in (0..rows).step_by(11008) {
             let rows = (rows - first_row).min(11008);
-            let stored = pool.alloc_in(storage, DType::U32, &[rows, row_words])?;
-            device.write_all(stored, &words(rows * row_words).iter().map(|w| w & 0x3fff_3fff).collect::<Vec<_>>())?;
+            let stored = pool.alloc_in(storage, DType::U32, &[storage.rows(rows), row_words])?;
+            let words: Vec<_> = words(rows * row_words).iter().map(|w| w & 0x3fff_3fff).collect();
+            device.write_rows(stored, 0, bytemuck::cast_slice(&words))?;
             let groups = format.groups(cols);
             let scales = match groups {
                 0 => None,
                 _ => {
-                    let scales = pool.alloc_in(storage.of_words(), DType::F32, &[rows, groups])?;
-                    device.write_all(scales, &vec![0.002f32; rows * groups])?;
+                    let scales = pool.alloc_in(storage.of_words(), DType::F32, &[storage.rows(rows), groups])?;
+                    device.write_rows(scales, 0, bytemuck::cast_slice(&vec![0.002f32; rows * groups]))?;
                     Some(scales)
                 }
             };

@@ -1,4 +1,4 @@
-// y = residual + layer_scale * (x W^T + bias): the fast kernel. A team of TEAM invocations makes 4 or 8 neighbouring
+// y = residual + layer_scale * (x W^T + bias): the fast kernel. A team of TEAM invocations makes one or two fours of
 // outputs of ROWS rows (1 or 4), each a part of the columns. Sums in f32. Weights as src/matrix.rs lays them out, in
 // groups of whole 16-byte pieces; rows of x are whole pieces too.
 // What each step bought on lavapipe, two cores, 4-bit weights in groups of 32, in multiply-adds a second with 1 row and
@@ -198,13 +198,18 @@ fn write_rows(row: u32, output: u32, sums_of_lane: mat4x4<f32>, lane: u32) {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let output = (workgroup.x * (LANES / TEAM) + lane / TEAM) * OUTPUTS;
+    let fours = 4u * (LANES / TEAM);
+    let output = workgroup.x * fours * (OUTPUTS / 4u) + 4u * (lane / TEAM);
     let row = workgroup.y * ROWS;
     // Rows and outputs beyond the last repeat it and are not written.
     rows = min(vec4(row) + STEPS, vec4(p.rows - 1u)) * (p.x_width / 4u);
     let outputs = min(vec4(output) + STEPS, vec4(p.outputs - 1u));
-    let more_outputs = min(vec4(output + 4u) + STEPS, vec4(p.outputs - 1u));
+    let more_outputs = min(vec4(output + fours) + STEPS, vec4(p.outputs - 1u));
     let pieces = p.row_words / 4u;
+    let starts = starts_of(outputs, pieces);
+    let more_starts = starts_of(more_outputs, pieces);
+    let group_starts = starts_of(outputs, p.groups);
+    let more_group_starts = starts_of(more_outputs, p.groups);
     // A group is some pieces. Dividing by a product is exact below 2^21 pieces, and faster than dividing integers.
     let groups_a_piece = 1.0 / f32((p.group - 1u) / (4u * PER_WORD) + 1u);
     var totals = mat4x4<f32>();
@@ -213,18 +218,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         dots = mat4x4<f32>();
         more_dots = mat4x4<f32>();
         sums = vec4(0.0);
-        let group = u32(i32((f32(i32(i)) + 0.5) * groups_a_piece));
-        let w = piece_of(outputs * pieces + i);
+        let group = NEXT * u32(i32((f32(i32(i)) + 0.5) * groups_a_piece));
+        let w = piece_of(starts + NEXT * i);
         if OUTPUTS == 8u {
-            multiply(w, piece_of(more_outputs * pieces + i), i * PER_WORD);
-            more_totals += scaled(more_dots, more_outputs * p.groups + group);
+            multiply(w, piece_of(more_starts + NEXT * i), i * PER_WORD);
+            more_totals += scaled(more_dots, more_group_starts + group);
         } else {
             multiply(w, w, i * PER_WORD);
         }
-        totals += scaled(dots, outputs * p.groups + group);
+        totals += scaled(dots, group_starts + group);
     }
     write_rows(row, output, totals, lane);
     if OUTPUTS == 8u {
-        write_rows(row, output + 4u, more_totals, lane);
+        write_rows(row, output + fours, more_totals, lane);
     }
 }

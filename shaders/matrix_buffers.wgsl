@@ -1,15 +1,19 @@
-// A matrix's words, scales and offsets in storage buffers.
+// A matrix's words, scales and offsets in storage buffers, row by row.
 
 @group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;  // [rows, row_words / 4]
 @group(0) @binding(2) var<storage, read> scales: array<u32>;       // [rows, groups]
 @group(0) @binding(3) var<storage, read> offsets: array<u32>;      // [rows, groups]
 
-fn piece_at(index: u32) -> vec4<u32> {
-    return words[index];
+// From a row's piece, scale or offset to its next.
+const NEXT = 1u;
+
+// Where rows of `width` pieces, scales or offsets begin.
+fn starts_of(rows: vec4<u32>, width: u32) -> vec4<u32> {
+    return rows * width;
 }
 
-fn word_at(index: u32) -> u32 {
-    return words[index / 4u][index % 4u];
+fn piece_at(index: u32) -> vec4<u32> {
+    return words[index];
 }
 
 fn scale_word_at(index: u32) -> u32 {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::error::{Error, Result};
 use crate::executor::{DeviceInfo, Pool};
 use crate::recording::{Access, Dispatch, Kernel, Recording};
-use crate::tensor::{DType, MAX_TEXELS, Storage, TEXELS_A_ROW, Tensor};
+use crate::tensor::{DType, MAX_TEXELS, Storage, TEXELS_A_ROW, Tensor, in_blocks};
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
@@ -45,7 +45,7 @@ impl Memory {
     fn buffer(&self) -> &wgpu::Buffer {
         match self {
             Memory::Buffer(buffer) => buffer,
-            Memory::Texture(..) => panic!("textures are not read back"),
+            Memory::Texture(..) => panic!("no buffer, but a texture: those are written by rows and not read"),
         }
     }
 }
@@ -278,16 +278,37 @@ impl Gpu {
 
     pub(crate) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
         self.check()?;
-        let unit = tensor.storage.texel_bytes();
-        let (whole, rest) = bytes.split_at(bytes.len() / unit * unit);
-        self.write_texels(tensor, offset, whole);
-        if !rest.is_empty() {
-            let mut last = [0; 16];
-            last[..rest.len()].copy_from_slice(rest);
-            self.write_texels(tensor, offset + whole.len(), &last[..unit]);
+        {
+            let memory = self.memory.lock().unwrap();
+            let buffer = memory[&tensor.id].buffer();
+            let (words, rest) = bytes.split_at(bytes.len() / 4 * 4);
+            self.queue.write_buffer(buffer, offset as u64, words);
+            if !rest.is_empty() {
+                let mut last = [0; 4];
+                last[..rest.len()].copy_from_slice(rest);
+                self.queue.write_buffer(buffer, (offset + words.len()) as u64, &last);
+            }
         }
+        self.count_upload(bytes.len())
+    }
+
+    /// Writes rows of a matrix to the texture that holds it; `first_row` is the first of a block.
+    pub(crate) fn write_rows(&self, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
+        self.check()?;
+        let row_bytes = tensor.width() * tensor.dtype.bytes();
+        let texels = match (tensor.storage, tensor.dtype.bytes()) {
+            (Storage::Pieces, _) => in_blocks::<16>(rows, row_bytes),
+            (_, 2) => in_blocks::<2>(rows, row_bytes),
+            _ => in_blocks::<4>(rows, row_bytes),
+        };
+        self.write_texels(tensor, first_row * row_bytes, &texels);
+        self.count_upload(texels.len())
+    }
+
+    /// Waits for the device where much has been uploaded since it last caught up.
+    fn count_upload(&self, bytes: usize) -> Result<()> {
         let mut pending = self.pending_upload.lock().unwrap();
-        *pending += bytes.len();
+        *pending += bytes;
         if *pending >= UPLOAD_WINDOW {
             *pending = 0;
             self.queue.submit([]);
@@ -296,13 +317,10 @@ impl Gpu {
         Ok(())
     }
 
-    /// Writes whole words to a buffer, whole texels to a texture.
+    /// Writes whole texels.
     fn write_texels(&self, tensor: Tensor, offset: usize, bytes: &[u8]) {
         let memory = self.memory.lock().unwrap();
-        let texture = match &memory[&tensor.id] {
-            Memory::Buffer(buffer) => return self.queue.write_buffer(buffer, offset as u64, bytes),
-            Memory::Texture(texture, _) => texture,
-        };
+        let Memory::Texture(texture, _) = &memory[&tensor.id] else { panic!("{tensor:?} is in no texture") };
         let row_bytes = TEXELS_A_ROW * tensor.storage.texel_bytes();
         let (mut at, mut left) = (offset, bytes);
         while !left.is_empty() {

@@ -3,7 +3,8 @@
 //! A row's elements stand in whole 16-byte groups, zeros behind the last (32 four-bit, 16 eight-bit, 8 sixteen-bit or
 //! 4 f32 elements a group), low bits first. Integers are unsigned; an element is `scale * q + offset` with one scale and
 //! one offset for `group` neighbours of a row. Without offsets an integer's is `-scale * 2^(bits - 1)`.
-//! A matrix larger than one binding or texture is several parts, one below the other.
+//! A matrix larger than one binding or texture is several parts, one below the other. In textures a part has whole
+//! blocks of rows, in an order of their own: see [`BLOCK_ROWS`](crate::tensor::BLOCK_ROWS).
 
 use half::{bf16, f16};
 
@@ -81,7 +82,7 @@ pub struct Part {
     pub first_row: usize,
     pub rows: usize,
     pub format: Format,
-    /// U32 [rows, row_words]; in textures, four words a texel.
+    /// U32 [rows, row_words]; in textures, rows are whole blocks, here and below.
     pub words: Tensor,
     /// Floats [rows, groups]; integers only.
     pub scales: Option<Tensor>,
@@ -102,8 +103,8 @@ impl Matrix {
     pub fn from_f32(pool: &mut Pool, rows: usize, cols: usize, values: &[f32], format: Format) -> Result<Matrix> {
         assert_eq!(values.len(), rows * cols);
         let storage = pool.device().info().weights;
-        let words = pool.alloc_in(storage, DType::U32, &[rows, format.row_words(cols)])?;
-        pool.device().write_all(words, &pack_f32(cols, values, format))?;
+        let words = pool.alloc_in(storage, DType::U32, &[storage.rows(rows), format.row_words(cols)])?;
+        pool.device().write_rows(words, 0, bytemuck::cast_slice(&pack_f32(cols, values, format)))?;
         let part = Part { first_row: 0, rows, format, words, scales: None, offsets: None };
         Ok(Matrix { rows, cols, parts: vec![part] })
     }

@@ -10,7 +10,7 @@ use crate::executor::{DeviceInfo, Pool};
 use crate::gguf::{self, Repacked};
 use crate::matrix::{Format, Matrix, Part};
 use crate::ops::rope::RopeTables;
-use crate::tensor::{DType, MAX_TEXELS, Storage, Tensor};
+use crate::tensor::{BLOCK_ROWS, DType, MAX_TEXELS, Storage, Tensor};
 
 /// Bytes of host memory that tensors pass through: what stays in a core's cache from the file to the device, but large
 /// in a browser, where every read is a call of JavaScript.
@@ -200,7 +200,7 @@ impl<'a> Loader<'a> {
         let values = self.host_f32(name, &[rows, cols]).await?;
         let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
         let format = self.dense_format(name);
-        self.count(Tensor::new(0, DType::U32, &[cols, format.row_words(rows)]).stored(self.storage));
+        self.count(Tensor::new(0, DType::U32, &[self.storage.rows(cols), format.row_words(rows)]).stored(self.storage));
         match &mut self.mode {
             Mode::Plan => Ok(Matrix { rows: cols, cols: rows, parts: Vec::new() }),
             Mode::Load { pool, .. } => Matrix::from_f32(pool, cols, rows, &turned, format),
@@ -286,8 +286,12 @@ impl<'a> Loader<'a> {
         let rows = stored.iter().map(|s| s.rows).sum();
         let mut parts = Vec::new();
         let mut first_row = 0;
-        // Neighbours of one format share a part.
-        for alike in stored.chunk_by(|a, b| (a.format, a.scales, a.offsets) == (b.format, b.scales, b.offsets)) {
+        // Neighbours of one format share a part, where they are whole blocks of rows.
+        let storage = self.storage;
+        let alike = |a: &Stored, b: &Stored| {
+            (a.format, a.scales, a.offsets) == (b.format, b.scales, b.offsets) && storage.rows(a.rows) == a.rows
+        };
+        for alike in stored.chunk_by(alike) {
             let total: usize = alike.iter().map(|s| s.rows).sum();
             let most = self.most_rows(alike[0].format, cols);
             for from in (0..total).step_by(most) {
@@ -304,9 +308,9 @@ impl<'a> Loader<'a> {
         let row_words = format.row_words(cols);
         let most = match self.storage {
             Storage::Buffer => (self.max_binding_bytes / (row_words as u64 * 4)) as usize,
-            _ => MAX_TEXELS / (row_words / 4).max(format.groups(cols)),
+            _ => MAX_TEXELS / (row_words / 4).max(format.groups(cols)) / BLOCK_ROWS * BLOCK_ROWS,
         };
-        most.max(1)
+        most.max(self.storage.rows(1))
     }
 
     /// Rows `range` of the stacked matrices `alike`.
@@ -329,8 +333,8 @@ impl<'a> Loader<'a> {
         for (slot, wanted) in made.iter_mut().zip(tensors) {
             let Some((storage, dtype, width)) = wanted else { continue };
             let tensor = match &mut self.mode {
-                Mode::Plan => Tensor::new(0, dtype, &[rows, width]).stored(storage),
-                Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, &[rows, width])?,
+                Mode::Plan => Tensor::new(0, dtype, &[storage.rows(rows), width]).stored(storage),
+                Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, &[storage.rows(rows), width])?,
             };
             self.count(tensor);
             *slot = Some(tensor);
@@ -368,10 +372,10 @@ impl<'a> Loader<'a> {
         }
         let Mode::Load { pool, .. } = &mut self.mode else { unreachable!("planning returned above") };
         if let Some(scales) = part.scales {
-            pool.device().write(scales, 0, &all_scales)?;
+            pool.device().write_rows(scales, 0, &all_scales)?;
         }
         if let Some(offsets) = part.offsets {
-            pool.device().write_all(offsets, &all_offsets)?;
+            pool.device().write_rows(offsets, 0, bytemuck::cast_slice(&all_offsets))?;
         }
         Ok(part)
     }
@@ -395,7 +399,7 @@ impl<'a> Loader<'a> {
         let stored_row =
             if packed { (cols * matrix.format.bits()).div_ceil(32) * 4 } else { cols * matrix.format.bits() / 8 };
         let row_bytes = matrix.format.row_words(cols) * 4;
-        let rows_a_time = whole_heads(self.checkpoint, info, (STAGING_BYTES / stored_row).max(1));
+        let rows_a_time = rows_a_time(self.checkpoint, info, STAGING_BYTES / stored_row);
         let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
         let mut padded = Vec::new();
         let mut row = rows.start;
@@ -404,16 +408,16 @@ impl<'a> Loader<'a> {
             let bytes = &mut staging[..count * stored_row];
             read_rows(self.checkpoint, info, row, bytes, stored_row).await?;
             on_bytes(bytes.len() as u64);
-            let at = (to_row + row - rows.start) * row_bytes;
+            let to = to_row + row - rows.start;
             if stored_row == row_bytes {
-                pool.device().write(words, at, bytes)?;
+                pool.device().write_rows(words, to, bytes)?;
             } else {
                 padded.clear();
                 for stored in bytes.chunks(stored_row) {
                     padded.extend_from_slice(stored);
                     padded.resize(padded.len() + row_bytes - stored_row, 0);
                 }
-                pool.device().write(words, at, &padded)?;
+                pool.device().write_rows(words, to, &padded)?;
             }
             row += count;
         }
@@ -435,8 +439,7 @@ impl<'a> Loader<'a> {
         let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
         let info = self.checkpoint.get(&matrix.name)?;
         let stored_row = cols / blocks.block_len() * blocks.bytes();
-        let row_words = matrix.format.row_words(cols);
-        let rows_a_time = whole_heads(self.checkpoint, info, (STAGING_BYTES / stored_row).max(1));
+        let rows_a_time = rows_a_time(self.checkpoint, info, STAGING_BYTES / stored_row);
         let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
         let mut unpacked = Vec::new();
         let mut row = rows.start;
@@ -450,7 +453,7 @@ impl<'a> Loader<'a> {
                 what: format!("{}: a scale of {}", self.checkpoint.file_name(info), matrix.name),
                 index: (row * cols + index) as u64,
             })?;
-            pool.device().write(words, (to_row + row - rows.start) * row_words * 4, bytemuck::cast_slice(&unpacked))?;
+            pool.device().write_rows(words, to_row + row - rows.start, bytemuck::cast_slice(&unpacked))?;
             row += count;
         }
         Ok(())
@@ -498,12 +501,13 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// As many rows, but whole heads where rows are interleaved in them: so none is read twice.
-fn whole_heads(checkpoint: &Checkpoint, info: &TensorInfo, rows: usize) -> usize {
-    match checkpoint.interleaved_rows(&info.name) {
-        Some(head) => (rows / head).max(1) * head,
-        None => rows,
+/// As many rows, but whole blocks of a texture, and whole heads where rows are interleaved in them: so none is read twice.
+fn rows_a_time(checkpoint: &Checkpoint, info: &TensorInfo, rows: usize) -> usize {
+    let mut unit = BLOCK_ROWS;
+    while checkpoint.interleaved_rows(&info.name).is_some_and(|head| !unit.is_multiple_of(head)) {
+        unit += BLOCK_ROWS;
     }
+    (rows / unit).max(1) * unit
 }
 
 /// Rows from `first` on, `row_bytes` each, in the order of the safetensors layout.

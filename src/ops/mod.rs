@@ -201,8 +201,8 @@ pub(crate) mod testing {
                 _ => pack_f32(cols, &random.f32s(rows * cols), format),
             };
             let mut tensor = |storage, dtype, width, bytes: &[u8]| {
-                let tensor = pool.alloc_in(storage, dtype, &[rows, width]).unwrap();
-                pool.device().write(tensor, 0, bytes).unwrap();
+                let tensor = pool.alloc_in(storage, dtype, &[storage.rows(rows), width]).unwrap();
+                pool.device().write_rows(tensor, 0, bytes).unwrap();
                 tensor
             };
             let words = tensor(storage, DType::U32, row_words, bytemuck::cast_slice(&words));
