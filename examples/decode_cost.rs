@@ -8,11 +8,11 @@ use std::time::Instant;
 use qllama::config::Config;
 use qllama::gpu::{Gpu, candidates};
 use qllama::matrix::{Format, Matrix, Part};
-use qllama::ops::attention::{Keys, Mask, View, attention};
+use qllama::ops::attention::{Attention, Keys, Mask, View, attention};
 use qllama::ops::rope::{Heads, KvCache, RopeTables};
 use qllama::qllama::{Layer, Observed, Pass, Qllama};
 use qllama::recording::Recording;
-use qllama::tensor::{DType, Tensor};
+use qllama::tensor::{DType, Storage, Tensor};
 use qllama::{Device, Error, Result};
 
 const ROUNDS: usize = 12;
@@ -178,12 +178,13 @@ async fn attention_seconds(device: &Device, heads: Heads, dtype: DType, rows: us
     let mut pool = device.pool();
     let cached = Cached::new(&mut pool, heads, dtype, rows)?;
     let (k, v) = (View::all(cached.cache.k), View::all(cached.cache.v));
-    let q = pool.f32(&[1, heads.q_width()], &floats(heads.q_width()))?;
+    let mut out = pool.f32(&[1, heads.q_width()], &floats(heads.q_width()))?;
+    let mask = Mask::Causal { attention_mask: None, zero_queries: 0 };
     let mut r = Recording::new();
-    let mut out = q;
     for _ in 0..ATTENTIONS {
-        let mask = Mask::Causal { attention_mask: None, zero_queries: 0 };
-        out = attention(&mut r, 1, 1, heads, View::all(out), k, v, cached.keys(), mask, 0.1, None);
+        let (q, keys) = (View::all(out), cached.keys());
+        let a = Attention { batch: 1, rows: 1, heads, q, k, v, keys, mask, scale: 0.1, probabilities: None };
+        out = attention(&mut r, a, Storage::Buffer);
     }
     let out = pool.keep(&mut r, out)?;
     Ok(shortest_seconds(device, &r, out).await? / ATTENTIONS as f64)

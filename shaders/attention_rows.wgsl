@@ -27,13 +27,13 @@ struct Params {
     scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;          // [batch * rows, q_width]
-@group(0) @binding(1) var<storage, read> k: array<u32>;          // [_, k_width] f32 or f16
-@group(0) @binding(2) var<storage, read> v: array<u32>;          // [_, v_width] f32 or f16
-@group(0) @binding(3) var<storage, read> table: array<u32>;      // [batch, capacity]
-@group(0) @binding(4) var<storage, read> past: array<u32>;       // [1]
-@group(0) @binding(5) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, rows, mask_width]
-@group(0) @binding(6) var<storage, read_write> out: array<f32>;  // [batch, rows, heads, HEAD_DIM]
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, rows, heads, HEAD_DIM]
+@group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch * rows, q_width]
+@group(0) @binding(2) var<storage, read> k: array<u32>;          // [_, k_width] f32 or f16
+@group(0) @binding(3) var<storage, read> v: array<u32>;          // [_, v_width] f32 or f16
+@group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
+@group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
+@group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, rows, mask_width]
 @group(0) @binding(7) var<uniform> p: Params;
 
 fn key_row(batch: u32, t: u32) -> u32 {

@@ -34,13 +34,12 @@ struct Params {
     scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;          // [batch, q_width]
-@group(0) @binding(1) var<storage, read> k: array<vec4<u32>>;    // [_, k_width] f32 or f16
-@group(0) @binding(2) var<storage, read> v: array<vec4<u32>>;    // [_, v_width] f32 or f16
-@group(0) @binding(3) var<storage, read> table: array<u32>;      // [batch, capacity]
-@group(0) @binding(4) var<storage, read> past: array<u32>;       // [1]
-@group(0) @binding(5) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, 1, mask_width]
-@group(0) @binding(6) var<storage, read_write> out: array<f32>;  // [batch, heads, HEAD_DIM]
+@group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch, q_width]
+@group(0) @binding(2) var<storage, read> k: array<vec4<u32>>;    // [_, k_width] f32 or f16
+@group(0) @binding(3) var<storage, read> v: array<vec4<u32>>;    // [_, v_width] f32 or f16
+@group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
+@group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
+@group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, 1, mask_width]
 @group(0) @binding(7) var<uniform> p: Params;
 
 // Lane 8 g + s has share s of the keys that group g works on, and in each block of 64 keys the score of one key.
@@ -293,9 +292,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         total += w * results[g * 4u * SHARES + lane];
     }
     total /= weights;
-    let to = number * HEAD_DIM + element;
-    out[to] = total.x;
-    out[to + 1u] = total.y;
-    out[to + 2u] = total.z;
-    out[to + 3u] = total.w;
+    put(batch, (head * HEAD_DIM + element) / 4u, p.heads * HEAD_DIM, total);
 }

@@ -3,9 +3,9 @@
 
 use crate::error::Result;
 use crate::matrix::Matrix;
-use crate::ops::attention::{Keys, Mask, View, attention};
+use crate::ops::attention::{Attention, Keys, Mask, View, attention};
 use crate::ops::layer_norm::layer_norm;
-use crate::ops::linear::{Epilogue, linear};
+use crate::ops::linear::{Epilogue, input_storage, linear};
 use crate::ops::mean_rows::mean_rows;
 use crate::ops::rope::Heads;
 use crate::recording::Recording;
@@ -79,7 +79,8 @@ impl AttentionPool {
         let keys = Keys::Rows { count, batches: batch };
         let scale = (heads.head_dim as f32).sqrt().recip();
         let (q, k, v) = (View::all(q), View::all(k), View::all(v));
-        let pooled = attention(r, batch, 1, heads, q, k, v, keys, Mask::None, scale, None);
+        let a = Attention { batch, rows: 1, heads, q, k, v, keys, mask: Mask::None, scale, probabilities: None };
+        let pooled = attention(r, a, input_storage(&self.proj, batch));
         linear(r, pooled, &self.proj, Epilogue::bias(self.proj_bias))
     }
 }

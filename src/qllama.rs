@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::matrix::Matrix;
 use crate::ops::Rows;
 use crate::ops::add_rows::add_rows;
-use crate::ops::attention::{Keys, Mask, View, attention};
+use crate::ops::attention::{Attention, Keys, Mask, View, attention};
 use crate::ops::linear::{Epilogue, input_storage, linear, linear_into};
 use crate::ops::rms_norm::{rms_norm, rms_norm_in};
 use crate::ops::rope::{Heads, KvCache, RopeTables, rope_into_cache};
@@ -188,19 +188,19 @@ impl Qllama {
             let h = rms_norm_in(r, x, Rows::all(x), 0, layer.input_layernorm, eps, storage);
             let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
             let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
-            let attended = attention(
-                r,
-                pass.batch,
-                pass.rows,
+            let a = Attention {
+                batch: pass.batch,
+                rows: pass.rows,
                 heads,
-                View::all(q),
-                View::all(cache.k),
-                View::all(cache.v),
-                pass.keys,
-                pass.mask,
+                q: View::all(q),
+                k: View::all(cache.k),
+                v: View::all(cache.v),
+                keys: pass.keys,
+                mask: pass.mask,
                 scale,
-                observed.attentions.get(i).copied(),
-            );
+                probabilities: observed.attentions.get(i).copied(),
+            };
+            let attended = attention(r, a, input_storage(&layer.o_proj, x.rows()));
             x = linear(r, attended, &layer.o_proj, Epilogue::residual(x));
 
             if let (Some(cross), Some(states)) = (&layer.cross_attn, pass.cross) {
@@ -238,19 +238,19 @@ impl Qllama {
 
         let h = rms_norm(r, x, rows, 0, cross.norm1, self.config.rms_norm_eps);
         let q = linear(r, h, &cross.q_proj, Epilogue::default());
-        let attended = attention(
-            r,
-            pass.batch,
-            queries,
+        let a = Attention {
+            batch: pass.batch,
+            rows: queries,
             heads,
-            View::all(q),
-            View { tensor: key_values, column: 0 },
-            View { tensor: key_values, column: self.config.hidden_size },
-            Keys::Rows { count: states.rows, batches: states.images },
-            Mask::None,
-            (heads.head_dim as f32).sqrt().recip(),
+            q: View::all(q),
+            k: View { tensor: key_values, column: 0 },
+            v: View { tensor: key_values, column: self.config.hidden_size },
+            keys: Keys::Rows { count: states.rows, batches: states.images },
+            mask: Mask::None,
+            scale: (heads.head_dim as f32).sqrt().recip(),
             probabilities,
-        );
+        };
+        let attended = attention(r, a, input_storage(&cross.o_proj, rows.count()));
         let out = linear(r, attended, &cross.o_proj, Epilogue::default());
         add_rows(r, x, rows, out);
     }

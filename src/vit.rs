@@ -6,9 +6,9 @@ use crate::error::{Error, Result};
 use crate::executor::Pool;
 use crate::matrix::Matrix;
 use crate::ops::Rows;
-use crate::ops::attention::{Keys, Mask, View, attention};
+use crate::ops::attention::{Attention, Keys, Mask, View, attention};
 use crate::ops::gelu::gelu;
-use crate::ops::linear::{Epilogue, linear};
+use crate::ops::linear::{Epilogue, input_storage, linear};
 use crate::ops::patches::patches;
 use crate::ops::rms_norm::rms_norm;
 use crate::ops::rope::Heads;
@@ -148,7 +148,8 @@ impl InternVit {
         let v = View { tensor: qkv, column: 2 * w };
         let keys = Keys::Rows { count: rows, batches: batch };
         let scale = (heads.head_dim as f32).sqrt().recip();
-        let attended = attention(r, batch, rows, heads, q, k, v, keys, Mask::None, scale, None);
+        let a = Attention { batch, rows, heads, q, k, v, keys, mask: Mask::None, scale, probabilities: None };
+        let attended = attention(r, a, input_storage(&layer.proj, x.rows()));
         let epilogue = Epilogue { bias: Some(layer.proj_bias), layer_scale: Some(layer.ls1), residual: Some(x) };
         let x = linear(r, attended, &layer.proj, epilogue);
 

@@ -4,10 +4,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::linear::dot;
 use super::rope::Heads;
-use super::{LANES, grid, read, write};
+use super::{LANES, grid, read, stage, write, writing_rows};
 use crate::matrix::{dtype_code, read_float};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Storage, Tensor};
 
 static KERNEL: Kernel =
     Kernel { name: "attention", source: include_str!("../../shaders/attention.wgsl"), reference, subgroups: false };
@@ -21,12 +21,7 @@ static ROWS: Kernel = Kernel {
     subgroups: false,
 };
 
-static STEP: Kernel = Kernel {
-    name: "attention_step",
-    source: include_str!("../../shaders/attention_step.wgsl"),
-    reference,
-    subgroups: false,
-};
+static STEP: [Kernel; 2] = writing_rows!("attention_step", "attention_step.wgsl");
 /// The largest head_dim for `attention_step`, which keeps 16 elements of the result in each of eight lanes.
 const MAX_HEAD_DIM_OF_STEP: usize = 128;
 
@@ -105,24 +100,30 @@ pub enum Mask {
     Additive(Tensor),
 }
 
-/// Attention of `rows` queries in each of `batch` sequences. `q` is F32 [batch * rows, heads * head_dim], `k` and `v`
-/// are [_, kv_heads * head_dim] of F32 or F16 (F16 needs even head_dim, width and column). `q` is multiplied by `scale`
-/// before the product. With `probabilities`, F32 [batch, heads, rows, width >= T], the softmax goes there, zeros behind
-/// key T; what is returned does not depend on it. Returns [batch * rows, heads * head_dim].
-#[allow(clippy::too_many_arguments)]
-pub fn attention(
-    r: &mut Recording,
-    batch: usize,
-    rows: usize,
-    heads: Heads,
-    q: View,
-    k: View,
-    v: View,
-    keys: Keys,
-    mask: Mask,
-    scale: f32,
-    probabilities: Option<Tensor>,
-) -> Tensor {
+/// Attention of `rows` queries in each of `batch` sequences.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    pub batch: usize,
+    pub rows: usize,
+    pub heads: Heads,
+    /// F32 [batch * rows, heads * head_dim].
+    pub q: View,
+    /// [_, kv_heads * head_dim] of F32 or F16 (F16 needs even head_dim, width and column), as is `v`.
+    pub k: View,
+    pub v: View,
+    pub keys: Keys,
+    pub mask: Mask,
+    /// `q` is multiplied by it before the product.
+    pub scale: f32,
+    /// F32 [batch, heads, rows, width >= T]: the softmax goes there, zeros behind key T. What is returned does not
+    /// depend on it.
+    pub probabilities: Option<Tensor>,
+}
+
+/// Returns [batch * rows, heads * head_dim] in a buffer; or, where a kernel can, in `storage`, in which
+/// [`linear`](super::linear::linear) takes it.
+pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> Tensor {
+    let Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities } = attention;
     let Heads { heads: query_heads, kv_heads, head_dim } = heads;
     assert!(query_heads.is_multiple_of(kv_heads) && (1..=MAX_HEAD_DIM).contains(&head_dim), "attention: {heads:?}");
     assert_eq!(q.tensor.dtype, DType::F32, "attention: q {q:?}");
@@ -173,7 +174,15 @@ pub fn attention(
         Keys::Cached { table, past } => (Some(table), Some(past)),
         Keys::Rows { .. } => (None, None),
     };
-    let out = r.scratch_f32(&[batch * rows, heads.q_width()]);
+    // 16-byte pieces of keys and values, which a piece may not straddle.
+    let in_pieces = |view: View| {
+        [view.column, view.tensor.width(), head_dim].iter().all(|n| n.is_multiple_of(16 / view.tensor.dtype.bytes()))
+    };
+    let one_row = rows == 1 && k.tensor.dtype == v.tensor.dtype && in_pieces(k) && in_pieces(v);
+    let step = one_row && head_dim <= MAX_HEAD_DIM_OF_STEP;
+    // Nobody would write what is behind the last column of a staged row.
+    let direct = step && stage::width(heads.q_width()) == heads.q_width();
+    let out = stage::staged(r, if direct { storage } else { Storage::Buffer }, batch * rows, heads.q_width());
     let mut record = |out: Tensor, with_probabilities: bool| {
         let constants = [
             ("HEAD_DIM", head_dim as f64),
@@ -205,30 +214,24 @@ pub fn attention(
         };
         // An operand that is not there is never read: any tensor stands in for it.
         let operands = [
+            write(out),
             read(q.tensor),
             read(k.tensor),
             read(v.tensor),
             read(table.unwrap_or(q.tensor)),
             read(past.unwrap_or(q.tensor)),
             read(mask_tensor.unwrap_or(q.tensor)),
-            write(out),
         ];
         let count = batch * query_heads * rows;
-        // 16-byte pieces of keys and values, which a piece may not straddle.
-        let in_pieces = |view: View| {
-            [view.column, view.tensor.width(), head_dim]
-                .iter()
-                .all(|n| n.is_multiple_of(16 / view.tensor.dtype.bytes()))
-        };
-        let step = rows == 1 && !with_probabilities && head_dim <= MAX_HEAD_DIM_OF_STEP;
-        if step && k.tensor.dtype == v.tensor.dtype && in_pieces(k) && in_pieces(v) {
+        if step && !with_probabilities {
             let constants = [
                 ("HEAD_DIM", head_dim as f64),
                 ("CACHED", f64::from(u8::from(table.is_some()))),
                 ("FORMAT", dtype_code(k.tensor.dtype)),
                 ("MASK", f64::from(mask_code)),
             ];
-            r.dispatch(&STEP, &constants, &operands, params, grid(count));
+            let kernel = &STEP[usize::from(out.storage != Storage::Buffer)];
+            r.dispatch(kernel, &constants, &operands, params, grid(count));
             return;
         }
         if rows == 1 || with_probabilities || capacity > MAX_KEYS_OF_ROWS {
@@ -255,8 +258,8 @@ pub fn attention(
 
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (q, k, v, table, past, mask) = (call.f32(0), call.u32(1), call.u32(2), call.u32(3), call.u32(4), call.u32(5));
-    let mut out = call.f32_mut(6);
+    let mut out = call.f32_mut(0);
+    let (q, k, v, table, past, mask) = (call.f32(1), call.u32(2), call.u32(3), call.u32(4), call.u32(5), call.u32(6));
     let head_dim = call.constant("HEAD_DIM") as usize;
     let cached = call.constant("CACHED") == 1;
     let (heads, rows, group) = (p.heads as usize, p.rows as usize, p.heads_a_key as usize);
@@ -285,8 +288,8 @@ fn reference(call: &Call) {
                 let start = |t| key_row(t) * width as usize + column as usize + kv_head * head_dim;
                 (0..keys).flat_map(|t| (start(t)..start(t) + head_dim).map(|i| read_float(words, dtype, i))).collect()
             };
-            let k = gather(&k, 1, p.k_width, p.k_column);
-            let v = gather(&v, 2, p.v_width, p.v_column);
+            let k = gather(&k, 2, p.k_width, p.k_column);
+            let v = gather(&v, 3, p.v_width, p.v_column);
             for (head, row) in (kv_head * group..(kv_head + 1) * group).flat_map(|h| (0..rows).map(move |s| (h, s))) {
                 let start = (b * rows + row) * p.q_width as usize + p.q_column as usize + head * head_dim;
                 let query: Vec<f32> = q[start..start + head_dim].iter().map(|x| x * p.scale).collect();
@@ -318,7 +321,7 @@ fn reference(call: &Call) {
 mod tests {
     use super::*;
     use crate::executor::Pool;
-    use crate::ops::testing::{Random, compare, keep, play_both};
+    use crate::ops::testing::{Random, compare, keep, play_both, seen};
 
     /// The kernel of many rows adds up to a thousand keys in one running f32 sum: 1.4e-12 was seen.
     const LIMIT: f64 = 5e-12;
@@ -366,6 +369,18 @@ mod tests {
 
     /// Records the case over a cache with spare rows in shuffled order; returns [output] or [output, probabilities].
     fn cached(c: &Case, pool: &mut Pool, r: &mut Recording, random: &mut Random, probabilities: bool) -> Vec<Tensor> {
+        cached_in(Storage::Buffer, c, pool, r, random, probabilities)
+    }
+
+    /// As `cached`; from another storage, the output as a linear layer sees it.
+    fn cached_in(
+        storage: Storage,
+        c: &Case,
+        pool: &mut Pool,
+        r: &mut Recording,
+        random: &mut Random,
+        probabilities: bool,
+    ) -> Vec<Tensor> {
         let Case { batch, rows, past, heads, dtype, kind } = *c;
         let keys = past + rows;
         let capacity = keys + 3;
@@ -418,7 +433,15 @@ mod tests {
         });
         let keys = Keys::Cached { table, past };
         let q = View { tensor: qkv, column: 4 };
-        let out = attention(r, batch, rows, heads, q, View::all(k), View::all(v), keys, mask, scale, p);
+        let (k, v) = (View::all(k), View::all(v));
+        let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities: p };
+        if storage != Storage::Buffer {
+            let out = attention(r, a, storage);
+            assert_eq!(out.storage, storage);
+            let out = seen(pool, r, random, out, heads.q_width());
+            return vec![keep(pool, r, out)];
+        }
+        let out = attention(r, a, storage);
         [Some(keep(pool, r, out)), p].into_iter().flatten().collect()
     }
 
@@ -471,7 +494,9 @@ mod tests {
                         let outputs = cached(&case, pool, r, random, false);
                         let whole = head_dim.is_multiple_of(16 / dtype.bytes()) && head_dim <= 128;
                         assert_eq!(r.dispatches[0].kernel.name == "attention_step", whole, "{heads:?} {dtype:?}");
-                        outputs
+                        let staged = whole && heads.q_width().is_multiple_of(32);
+                        let more = staged.then(|| cached_in(Storage::Pieces, &case, pool, r, random, false));
+                        [outputs, more.unwrap_or_default()].concat()
                     });
                 }
             }
@@ -488,7 +513,8 @@ mod tests {
                     let kv = floats(pool, random, DType::F32, batches * count, 2 * heads.kv_width() + 4);
                     let (k, v) = (View { tensor: kv, column: 4 }, View { tensor: kv, column: 4 + heads.kv_width() });
                     let (q, keys) = (View { tensor: q, column: 1 }, Keys::Rows { count, batches });
-                    let out = attention(r, batch, 1, heads, q, k, v, keys, mask, 2.0, None);
+                    let a = Attention { batch, rows: 1, heads, q, k, v, keys, mask, scale: 2.0, probabilities: None };
+                    let out = attention(r, a, Storage::Buffer);
                     vec![keep(pool, r, out)]
                 });
             }
@@ -528,7 +554,9 @@ mod tests {
                     let (k, v) = (View { tensor: kv, column: 1 }, View { tensor: kv, column: 2 + heads.kv_width() });
                     let keys = Keys::Rows { count, batches };
                     let p = pool.alloc(DType::F32, &[batch, heads.heads, rows, count]).unwrap();
-                    let out = attention(r, batch, rows, heads, View::all(q), k, v, keys, Mask::None, 0.7, Some(p));
+                    let (q, mask, scale) = (View::all(q), Mask::None, 0.7);
+                    let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities: Some(p) };
+                    let out = attention(r, a, Storage::Buffer);
                     // One tensor for all three, as a vision layer without norms of q and k has it.
                     let mut outputs = vec![keep(pool, r, out), p];
                     if batch == batches && rows == count && heads.heads == heads.kv_heads {
@@ -538,7 +566,8 @@ mod tests {
                         let causal = Mask::Causal { attention_mask: None, zero_queries: 0 };
                         for mask in [Mask::None, causal] {
                             let (q, k, v) = (column(0), column(1), column(2));
-                            let out = attention(r, batch, rows, heads, q, k, v, keys, mask, 0.7, None);
+                            let a = Attention { q, k, v, mask, probabilities: None, ..a };
+                            let out = attention(r, a, Storage::Buffer);
                             outputs.push(keep(pool, r, out));
                         }
                     }
@@ -561,7 +590,9 @@ mod tests {
                 let keys = Keys::Rows { count: 2, batches: 1 };
                 let (q, v) = (View::all(one), View::all(values));
                 let p = pool.alloc(DType::F32, &[1, 1, 2, 2]).unwrap();
-                let out = attention(r, 1, 2, heads, q, q, v, keys, mask, 1.0, Some(p));
+                let probabilities = Some(p);
+                let a = Attention { batch: 1, rows: 2, heads, q, k: q, v, keys, mask, scale: 1.0, probabilities };
+                let out = attention(r, a, Storage::Buffer);
                 [keep(pool, r, out), p]
             };
             [record(0), record(1)].concat()
