@@ -1,4 +1,4 @@
-// Put in front of every shader: reading 16-bit floats that are kept in 32-bit words, and sums over a workgroup's lanes.
+// Put in front of every shader: reading 16-bit floats that are kept in 32-bit words, silu, and sums over a workgroup's lanes.
 
 const LOWEST: f32 = -3.4028234663852886e38;
 
@@ -24,6 +24,12 @@ fn order_of(bits: u32) -> u32 {
         return bits;
     }
     return bits ^ select(0x80000000u, 0xffffffffu, bits > 0x80000000u);
+}
+
+// g / (1 + exp(-g)), with exp of nothing above 0, so that it never overflows.
+fn silu(g: f32) -> f32 {
+    let e = exp(-abs(g));
+    return g * select(e, 1.0, g >= 0.0) / (1.0 + e);
 }
 
 var<workgroup> lane_values: array<f32, 256>;

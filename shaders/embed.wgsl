@@ -16,8 +16,8 @@ struct Params {
     groups: u32,
 }
 
-@group(0) @binding(0) var<storage, read> ids: array<u32>;        // [count]
-@group(0) @binding(4) var<storage, read_write> out: array<f32>;  // [_, cols]
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [_, cols]
+@group(0) @binding(1) var<storage, read> ids: array<u32>;        // [count]
 @group(0) @binding(5) var<uniform> p: Params;
 
 @compute @workgroup_size(LANES)

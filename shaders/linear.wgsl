@@ -3,7 +3,7 @@
 
 override LANES: u32 = 64u;
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;            // [rows, cols]
+@group(0) @binding(1) var<storage, read> x: array<f32>;            // [rows, cols]
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

@@ -14,11 +14,14 @@ struct Params {
     epilogue: u32,          // bits: 1 bias, 2 layer_scale, 4 residual
 }
 
-@group(0) @binding(4) var<storage, read> bias: array<f32>;         // [y_width]
-@group(0) @binding(5) var<storage, read> layer_scale: array<f32>;  // [y_width]
-@group(0) @binding(6) var<storage, read> residual: array<f32>;     // [_, y_width]
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;      // [_, y_width]
+@group(0) @binding(0) var<storage, read_write> y: array<f32>;      // [_, y_width]
+@group(0) @binding(5) var<storage, read> bias: array<f32>;         // [y_width]
+@group(0) @binding(6) var<storage, read> layer_scale: array<f32>;  // [y_width]
+@group(0) @binding(7) var<storage, read> residual: array<f32>;     // [_, y_width]
 @group(0) @binding(8) var<uniform> p: Params;
+
+// Whether the second half of the outputs is made beside the first.
+const GATED = false;
 
 fn write_output(row: u32, output: u32, product: f32) {
     let out = p.first_output + output;
@@ -37,11 +40,19 @@ fn write_output(row: u32, output: u32, product: f32) {
 }
 
 // The products of a row with 4 neighbouring outputs; those beyond the last are left out.
-fn write_outputs(row: u32, output: u32, products: vec4<f32>) {
+fn write_four(row: u32, output: u32, products: vec4<f32>) {
+    for (var i = 0u; i < 4u && output + i < p.outputs; i++) {
+        write_output(row, output + i, products[i]);
+    }
+}
+
+// Two fours of outputs, or one where both are the same.
+fn write_fours(row: u32, output: u32, more_output: u32, products: vec4<f32>, more_products: vec4<f32>) {
     if row >= p.rows {
         return;
     }
-    for (var i = 0u; i < 4u && output + i < p.outputs; i++) {
-        write_output(row, output + i, products[i]);
+    write_four(row, output, products);
+    if more_output != output {
+        write_four(row, more_output, more_products);
     }
 }

@@ -176,35 +176,33 @@ fn sum_of_team(value: vec4<f32>, lane: u32) -> vec4<f32> {
     return partial[lane];
 }
 
-fn write_row(row: u32, output: u32, sums_of_lane: vec4<f32>, lane: u32) {
+// The sums of one or two fours over a team, written by its first lane.
+fn write_row(row: u32, output: u32, more_output: u32, sums_of_lane: vec4<f32>, more_of_lane: vec4<f32>, lane: u32) {
     if TEAM == 1u {
-        write_outputs(row, output, sums_of_lane);
+        write_fours(row, output, more_output, sums_of_lane, more_of_lane);
         return;
     }
     let products = sum_of_team(sums_of_lane, lane);
-    if lane % TEAM == 0u {
-        write_outputs(row, output, products);
+    var more_products = products;
+    if OUTPUTS == 8u {
+        more_products = sum_of_team(more_of_lane, lane);
     }
-}
-
-fn write_rows(row: u32, output: u32, sums_of_lane: mat4x4<f32>, lane: u32) {
-    write_row(row, output, sums_of_lane[0], lane);
-    if ROWS == 4u {
-        write_row(row + 1u, output, sums_of_lane[1], lane);
-        write_row(row + 2u, output, sums_of_lane[2], lane);
-        write_row(row + 3u, output, sums_of_lane[3], lane);
+    if lane % TEAM == 0u {
+        write_fours(row, output, more_output, products, more_products);
     }
 }
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let fours = 4u * (LANES / TEAM);
-    let output = workgroup.x * fours * (OUTPUTS / 4u) + 4u * (lane / TEAM);
+    let one_four = OUTPUTS == 4u || GATED;
+    let output = workgroup.x * fours * select(2u, 1u, one_four) + 4u * (lane / TEAM);
+    let more_output = output + select(select(0u, fours, OUTPUTS == 8u), p.outputs / 2u, GATED);
     let row = workgroup.y * ROWS;
     // Rows and outputs beyond the last repeat it and are not written.
     rows = min(vec4(row) + STEPS, vec4(p.rows - 1u)) * (p.x_width / 4u);
     let outputs = min(vec4(output) + STEPS, vec4(p.outputs - 1u));
-    let more_outputs = min(vec4(output + fours) + STEPS, vec4(p.outputs - 1u));
+    let more_outputs = min(vec4(more_output) + STEPS, vec4(p.outputs - 1u));
     let pieces = p.row_words / 4u;
     let starts = starts_of(outputs, pieces);
     let more_starts = starts_of(more_outputs, pieces);
@@ -228,8 +226,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         totals += scaled(dots, group_starts + group);
     }
-    write_rows(row, output, totals, lane);
-    if OUTPUTS == 8u {
-        write_rows(row, output + fours, more_totals, lane);
+    write_row(row, output, more_output, totals[0], more_totals[0], lane);
+    if ROWS == 4u {
+        write_row(row + 1u, output, more_output, totals[1], more_totals[1], lane);
+        write_row(row + 2u, output, more_output, totals[2], more_totals[2], lane);
+        write_row(row + 3u, output, more_output, totals[3], more_totals[3], lane);
     }
 }

@@ -1,8 +1,8 @@
 // A matrix's words, scales and offsets in storage buffers, row by row.
 
-@group(0) @binding(1) var<storage, read> words: array<vec4<u32>>;  // [rows, row_words / 4]
-@group(0) @binding(2) var<storage, read> scales: array<u32>;       // [rows, groups]
-@group(0) @binding(3) var<storage, read> offsets: array<u32>;      // [rows, groups]
+@group(0) @binding(2) var<storage, read> words: array<vec4<u32>>;  // [rows, row_words / 4]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;       // [rows, groups]
+@group(0) @binding(4) var<storage, read> offsets: array<u32>;      // [rows, groups]
 
 // From a row's piece, scale or offset to its next.
 const NEXT = 1u;

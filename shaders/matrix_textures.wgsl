@@ -2,9 +2,9 @@
 // a texel. On a software adapter a load from a buffer is a loop over the lanes with a check each; a texel's is not.
 // Rows lie in blocks of 32, as src/tensor.rs tells.
 
-@group(0) @binding(1) var words: texture_2d<u32>;    // [rows / 32, row_words / 4, 32]
-@group(0) @binding(2) var scales: texture_2d<u32>;   // [rows / 32, groups, 32]
-@group(0) @binding(3) var offsets: texture_2d<u32>;  // [rows / 32, groups, 32]
+@group(0) @binding(2) var words: texture_2d<u32>;    // [rows / 32, row_words / 4, 32]
+@group(0) @binding(3) var scales: texture_2d<u32>;   // [rows / 32, groups, 32]
+@group(0) @binding(4) var offsets: texture_2d<u32>;  // [rows / 32, groups, 32]
 
 // From a row's piece, scale or offset to its next.
 const NEXT = 32u;

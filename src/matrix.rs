@@ -90,6 +90,28 @@ pub struct Part {
     pub offsets: Option<Tensor>,
 }
 
+impl Part {
+    /// What shaders need to know of the format.
+    pub fn constants(&self) -> [(&'static str, f64); 3] {
+        let flag = |value: bool| f64::from(u8::from(value));
+        let scales = self.scales.map_or(DType::F32, |scales| scales.dtype);
+        [("FORMAT", self.format.code()), ("SCALES", dtype_code(scales)), ("OFFSETS", flag(self.offsets.is_some()))]
+    }
+
+    /// Words, scales and offsets. What is not there is never read: the words stand in for it.
+    pub fn tensors(&self) -> [Tensor; 3] {
+        [self.words, self.scales.unwrap_or(self.words), self.offsets.unwrap_or(self.words)]
+    }
+
+    /// Elements of a row of `cols` that share a scale.
+    pub fn group(&self, cols: usize) -> usize {
+        match self.format {
+            Format::Int { group, .. } => group,
+            _ => cols,
+        }
+    }
+}
+
 /// A weight matrix [rows, cols]; a linear layer's has a row an output.
 #[derive(Clone, Debug)]
 pub struct Matrix {

@@ -10,9 +10,9 @@ use crate::ops::Rows;
 use crate::ops::add_rows::add_rows;
 use crate::ops::attention::{Attention, Keys, Mask, View, attention};
 use crate::ops::linear::{Epilogue, input_storage, linear, linear_into};
+use crate::ops::linear_gate::linear_gate;
 use crate::ops::rms_norm::{rms_norm, rms_norm_in};
 use crate::ops::rope::{Heads, KvCache, RopeTables, rope_into_cache};
-use crate::ops::silu_gate::silu_gate;
 use crate::recording::Recording;
 use crate::tensor::Tensor;
 use crate::weights::{Layers, Loader};
@@ -211,8 +211,7 @@ impl Qllama {
 
             let storage = input_storage(&layer.gate_up_proj, x.rows());
             let h = rms_norm_in(r, x, Rows::all(x), 0, layer.post_attention_layernorm, eps, storage);
-            let gate_up = linear(r, h, &layer.gate_up_proj, Epilogue::default());
-            let inner = silu_gate(r, gate_up, input_storage(&layer.down_proj, x.rows()));
+            let inner = linear_gate(r, h, &layer.gate_up_proj, input_storage(&layer.down_proj, x.rows()));
             x = linear(r, inner, &layer.down_proj, Epilogue::residual(x));
         }
         let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, eps);

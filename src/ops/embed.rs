@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, Rows, grid, read, reading_matrix, write};
-use crate::matrix::{Format, Matrix, dtype_code, unpack_row};
+use super::{LANES, Rows, grid, read, reading_matrix, unpack_row_of, write};
+use crate::matrix::Matrix;
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, Storage, Tensor};
 
@@ -45,16 +45,6 @@ pub fn embed(r: &mut Recording, table: &Matrix, ids: Tensor, out: Tensor, rows: 
         out.shape()
     );
     for part in &table.parts {
-        let (group, scale_type) = match part.format {
-            Format::Int { group, .. } => (group, part.scales.expect("integers have scales").dtype),
-            _ => (1, DType::F32),
-        };
-        let constants = [
-            ("FORMAT", part.format.code()),
-            ("SCALES", dtype_code(scale_type)),
-            ("OFFSETS", f64::from(u8::from(part.offsets.is_some()))),
-            ("LANES", LANES as f64),
-        ];
         let params = Params {
             count: rows.count() as u32,
             rows: rows.rows as u32,
@@ -64,17 +54,12 @@ pub fn embed(r: &mut Recording, table: &Matrix, ids: Tensor, out: Tensor, rows: 
             first_row: part.first_row as u32,
             part_rows: part.rows as u32,
             row_words: part.format.row_words(table.cols) as u32,
-            group: group as u32,
+            group: part.group(table.cols) as u32,
             groups: part.format.groups(table.cols) as u32,
         };
-        // Scales and offsets that are not there are never read: the words stand in for them.
-        let operands = [
-            read(ids),
-            read(part.words),
-            read(part.scales.unwrap_or(part.words)),
-            read(part.offsets.unwrap_or(part.words)),
-            write(out),
-        ];
+        let [words, scales, offsets] = part.tensors().map(read);
+        let operands = [write(out), read(ids), words, scales, offsets];
+        let constants = [&part.constants()[..], &[("LANES", LANES as f64)]].concat();
         let kernel = match part.words.storage {
             Storage::Buffer => &FROM_BUFFERS,
             _ => &FROM_TEXTURES,
@@ -85,21 +70,13 @@ pub fn embed(r: &mut Recording, table: &Matrix, ids: Tensor, out: Tensor, rows: 
 
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (ids, words, scales, offsets, mut out) = (call.u32(0), call.u32(1), call.u32(2), call.f32(3), call.f32_mut(4));
-    let format = match call.constant("FORMAT") {
-        0 => Format::F32,
-        1 => Format::F16,
-        2 => Format::BF16,
-        bits => Format::Int { bits, group: p.group as usize },
-    };
-    let scales = matches!(format, Format::Int { .. }).then(|| (&scales[..], call.tensor(2).dtype));
-    let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
+    let (mut out, ids) = (call.f32_mut(0), call.u32(1));
     let cols = p.cols as usize;
     for i in 0..p.count as usize {
         let row = ids[i].wrapping_sub(p.first_row);
         if row < p.part_rows {
             let to = Rows::index(p.rows, p.stride, p.first, i) * cols;
-            unpack_row(format, cols, row as usize, &words, scales, offsets, &mut out[to..to + cols]);
+            unpack_row_of(call, p.group, row as usize, &mut out[to..to + cols]);
         }
     }
 }
@@ -107,6 +84,7 @@ fn reference(call: &Call) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matrix::Format;
     use crate::ops::testing::{Shape, compare, play_both, random_matrix};
 
     #[test]

@@ -3,10 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::stage::{self, stage};
-use super::{LANES, read, reading_matrix, write};
-use crate::matrix::{Format, Matrix, Part, dtype_code, unpack_row};
+use super::{LANES, read, reading_matrix, unpack_row_of, write};
+use crate::matrix::{Matrix, Part};
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::{DType, Storage, Tensor};
+use crate::tensor::{Storage, Tensor};
 
 /// Any groups.
 static PLAIN: Kernel = kernel("linear", reading_matrix!("matrix_buffers.wgsl", "linear_output.wgsl", "linear.wgsl"));
@@ -89,20 +89,20 @@ pub fn input_storage(weight: &Matrix, rows: usize) -> Storage {
 
 /// The shape of the fast kernel: what a team of invocations makes.
 #[derive(Clone, Copy, Debug)]
-struct Tile {
+pub(super) struct Tile {
     /// 1 or 4.
-    rows: usize,
+    pub rows: usize,
     /// 4 or 8.
-    outputs: usize,
+    pub outputs: usize,
     /// Invocations that share the columns; a power of two.
-    team: usize,
+    pub team: usize,
     /// Invocations of a workgroup.
-    lanes: usize,
+    pub lanes: usize,
 }
 
 impl Tile {
     /// None where a group of columns is not whole 16-byte pieces: the plain kernel does that.
-    fn choose(part: &Part, rows: usize, cols: usize) -> Option<Tile> {
+    pub fn choose(part: &Part, rows: usize, cols: usize) -> Option<Tile> {
         if !part.format.has_whole_pieces(cols) {
             return None;
         }
@@ -119,6 +119,16 @@ impl Tile {
             _ if part.rows * cols < 1 << 18 => Tile { rows: tile_rows, outputs: 4, team: 1, lanes: 8 },
             _ => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 8 },
         })
+    }
+
+    pub fn constants(self, part: &Part) -> [(&'static str, f64); 5] {
+        [
+            ("ROWS", self.rows as f64),
+            ("OUTPUTS", self.outputs as f64),
+            ("TEAM", self.team as f64),
+            ("LANES", self.lanes as f64),
+            ("PER_WORD", 32.0 / part.format.bits() as f64),
+        ]
     }
 }
 
@@ -172,10 +182,6 @@ impl Product {
     fn record(&self, r: &mut Recording, x: Tensor, first_row: usize, part: &Part, tile: Option<Tile>) {
         let Product { cols, epilogue, y, buffer } = *self;
         let rows = x.rows();
-        let (group, scale_type) = match part.format {
-            Format::Int { group, .. } => (group, part.scales.expect("integers have scales").dtype),
-            _ => (cols, DType::F32),
-        };
         let bit = |t: Option<Tensor>, bit: u32| if t.is_some() { bit } else { 0 };
         let params = Params {
             rows: rows as u32,
@@ -186,26 +192,16 @@ impl Product {
             y_width: y.width() as u32,
             first_row: first_row as u32,
             row_words: part.format.row_words(cols) as u32,
-            group: group as u32,
+            group: part.group(cols) as u32,
             groups: part.format.groups(cols) as u32,
             epilogue: bit(epilogue.bias, 1) | bit(epilogue.layer_scale, 2) | bit(epilogue.residual, 4),
         };
-        // An operand that is not there is never read: another of its kind stands in for it.
-        let operands = [
-            read(x),
-            read(part.words),
-            read(part.scales.unwrap_or(part.words)),
-            read(part.offsets.unwrap_or(part.words)),
-            read(epilogue.bias.unwrap_or(buffer)),
-            read(epilogue.layer_scale.unwrap_or(buffer)),
-            read(epilogue.residual.unwrap_or(buffer)),
-            write(y),
-        ];
-        let mut constants = vec![
-            ("FORMAT", part.format.code()),
-            ("SCALES", dtype_code(scale_type)),
-            ("OFFSETS", f64::from(u8::from(part.offsets.is_some()))),
-        ];
+        let [words, scales, offsets] = part.tensors().map(read);
+        // A vector that is not there is never read: another buffer stands in for it.
+        let [bias, layer_scale, residual] =
+            [epilogue.bias, epilogue.layer_scale, epilogue.residual].map(|vector| read(vector.unwrap_or(buffer)));
+        let operands = [write(y), read(x), words, scales, offsets, bias, layer_scale, residual];
+        let mut constants = part.constants().to_vec();
         let in_buffers = part.words.storage == Storage::Buffer;
         let Some(tile) = tile else {
             constants.push(("LANES", LANES as f64));
@@ -213,13 +209,7 @@ impl Product {
             let groups = [(part.rows as u32).div_ceil(LANES), rows as u32, 1];
             return r.dispatch(kernel, &constants, &operands, params, groups);
         };
-        constants.extend([
-            ("ROWS", tile.rows as f64),
-            ("OUTPUTS", tile.outputs as f64),
-            ("TEAM", tile.team as f64),
-            ("LANES", tile.lanes as f64),
-            ("PER_WORD", 32.0 / part.format.bits() as f64),
-        ]);
+        constants.extend(tile.constants(part));
         let kernel = if in_buffers { &TILE } else { &TILE_TEXTURES };
         let outputs = tile.outputs * tile.lanes / tile.team;
         let groups = [part.rows.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
@@ -227,27 +217,14 @@ impl Product {
     }
 }
 
-fn format_of(call: &Call, p: &Params) -> Format {
-    match call.constant("FORMAT") {
-        0 => Format::F32,
-        1 => Format::F16,
-        2 => Format::BF16,
-        bits => Format::Int { bits, group: p.group as usize },
-    }
-}
-
 fn reference(call: &Call) {
     let p: Params = call.params();
-    let (x, words, scales, offsets) = (call.f32(0), call.u32(1), call.u32(2), call.f32(3));
-    let (bias, layer_scale, residual, mut y) = (call.f32(4), call.f32(5), call.f32(6), call.f32_mut(7));
-    let format = format_of(call, &p);
-    let scales =
-        (!matches!(format, Format::F32 | Format::F16 | Format::BF16)).then(|| (&scales[..], call.tensor(2).dtype));
-    let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
+    let (mut y, x) = (call.f32_mut(0), call.f32(1));
+    let (bias, layer_scale, residual) = (call.f32(5), call.f32(6), call.f32(7));
     let cols = p.cols as usize;
     let mut weights = vec![0.0; cols];
     for output in 0..p.outputs as usize {
-        unpack_row(format, cols, output, &words, scales, offsets, &mut weights);
+        unpack_row_of(call, p.group, output, &mut weights);
         let out = p.first_output as usize + output;
         for row in 0..p.rows as usize {
             let mut value = dot(&x[row * p.x_width as usize..][..cols], &weights);
@@ -282,7 +259,9 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matrix::Format;
     use crate::ops::testing::{Shape, compare, keep, random_matrix};
+    use crate::tensor::DType;
 
     #[test]
     fn gpu_equals_reference() {

@@ -11,6 +11,7 @@ pub mod gather_rows;
 pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
+pub mod linear_gate;
 pub mod log_softmax;
 pub mod mean_rows;
 pub mod normalize;
@@ -26,7 +27,8 @@ pub mod stage;
 pub mod top_k;
 pub mod vision_embed;
 
-use crate::recording::Access;
+use crate::matrix::{Format, unpack_row};
+use crate::recording::{Access, Call};
 use crate::tensor::Tensor;
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
@@ -89,6 +91,21 @@ pub(crate) fn grid(count: usize) -> [u32; 3] {
 
 /// Width of the grids that [`grid`] makes; `shaders/common.wgsl` has the same number.
 pub(crate) const GRID_X: u32 = 32768;
+
+/// Row `row` of the matrix that a kernel reads, as f32: its words, scales and offsets are operands 2, 3 and 4, and
+/// `group` elements of a row share a scale.
+pub(crate) fn unpack_row_of(call: &Call, group: u32, row: usize, out: &mut [f32]) {
+    let format = match call.constant("FORMAT") {
+        0 => Format::F32,
+        1 => Format::F16,
+        2 => Format::BF16,
+        bits => Format::Int { bits, group: group as usize },
+    };
+    let (words, scales, offsets) = (call.u32(2), call.u32(3), call.f32(4));
+    let scales = matches!(format, Format::Int { .. }).then(|| (&scales[..], call.tensor(3).dtype));
+    let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
+    unpack_row(format, out.len(), row, &words, scales, offsets, out);
+}
 
 /// Rows of an activation [batch * stride, width] that an op takes: the first `rows` of each of `batch` sequences
 /// of `stride` rows. Compact row `r` is row `r / rows * stride + first + r % rows` of the tensor.

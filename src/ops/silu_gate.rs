@@ -38,8 +38,12 @@ fn reference(call: &Call) {
         let (y, behind) = y.split_at_mut(inner);
         behind.fill(0.0);
         let (gate, up) = gate_up.split_at(inner);
-        y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = g / (1.0 + (-g).exp()) * u);
+        y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = silu(*g) * u);
     }
+}
+
+pub(super) fn silu(g: f32) -> f32 {
+    g / (1.0 + (-g).exp())
 }
 
 #[cfg(test)]
