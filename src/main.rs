@@ -378,6 +378,9 @@ struct InfoArgs {
 
 #[derive(Args)]
 struct BenchArgs {
+    /// Tokens of the prompt; without it, the prompt is `English caption:`.
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
     /// Tokens to decode a round.
     #[arg(long, default_value_t = 32, value_name = "N")]
     tokens: usize,

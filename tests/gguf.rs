@@ -57,7 +57,8 @@ fn subcommands() {
     let info = json(&["info"]);
     assert_eq!(info["unknown_tensors"], serde_json::json!([]), "{info}");
     assert!(info["kinds"].as_array().unwrap().iter().any(|kind| kind["type"] == "Q4_1"), "{info}");
-    let bench = json(&["bench", "--adapter", "cpu", "--tokens", "2", "--rounds", "1"]);
+    let bench = json(&["bench", "--adapter", "cpu", "--prompt-tokens", "5", "--tokens", "2", "--rounds", "1"]);
+    assert_eq!(bench["prefill_rows"], 5, "{bench}");
     assert!(bench["decode_tokens_per_second"].as_f64().unwrap() > 0.0, "{bench}");
 }
 

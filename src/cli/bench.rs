@@ -29,9 +29,11 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
         kv_cache: args.kv_cache.into(),
         ..Default::default()
     };
-    let prompt = match model.tokenizer() {
-        Ok(tokenizer) => tokenizer.encode_prompt("English caption:"),
-        Err(_) => vec![text.bos_token_id],
+    let prompt = match (args.prompt_tokens, model.tokenizer()) {
+        // Any ids do.
+        (Some(tokens), _) => (0..tokens).map(|i| (i % text.vocab_size) as u32).collect(),
+        (None, Ok(tokenizer)) => tokenizer.encode_prompt("English caption:"),
+        (None, Err(_)) => vec![text.bos_token_id],
     };
     let mut rounds = Vec::new();
     // The first round makes pipelines, as every run of the program does: it is part of the time to the first word.
