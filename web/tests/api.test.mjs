@@ -266,23 +266,43 @@ test('wrong arguments are told, and the next call works', async () => {
   assert.equal(found.next, 'cat');
 });
 
-test('memory stays level over captions, and the page is never blocked', async () => {
+test('memory stays level over captions', async () => {
   const found = await run(async () => {
     await model.captionText(catBlob);
     const before = model.info;
-    let longest = 0;
-    let last = performance.now();
-    const ticking = setInterval(() => {
-      longest = Math.max(longest, performance.now() - last);
-      last = performance.now();
-    }, 1);
     for (let i = 0; i < 10; i++) await model.captionText(catBlob);
-    clearInterval(ticking);
-    return { before, after: model.info, longest };
+    return { before, after: model.info };
   });
   assert.equal(found.after.gpuBytes, found.before.gpuBytes);
   assert.equal(found.after.wasmBytes, found.before.wasmBytes);
-  console.log(`longest pause of the page's thread ${found.longest.toFixed(0)} ms; WebAssembly memory ${found.after.wasmBytes} bytes`);
+  console.log(`WebAssembly memory ${found.after.wasmBytes} bytes`);
+});
+
+test('the page is never blocked for more than 50 ms', async () => {
+  const pauses = [];
+  // A busy machine makes pauses of its own, so the engine has three tries: what it blocks itself, it blocks each time.
+  while (pauses.length < 3 && !pauses.some((pause) => pause <= 50)) {
+    const pause = await run(async () => {
+      let longest = 0;
+      let last = performance.now();
+      const tick = () => {
+        longest = Math.max(longest, performance.now() - last);
+        last = performance.now();
+      };
+      const ticking = setInterval(tick, 1);
+      const other = await QLlama.load(MODEL);
+      for (let i = 0; i < 3; i++) await other.captionText(catBlob);
+      await other.embedImage(catBlob);
+      await other.match([catBlob], ['cat', 'dog']);
+      await other.dispose();
+      tick();
+      clearInterval(ticking);
+      return longest;
+    });
+    pauses.push(pause);
+  }
+  console.log(`longest pause of the page's thread, by try: ${pauses.map((pause) => pause.toFixed(0)).join(', ')} ms`);
+  assert.ok(pauses.at(-1) <= 50);
 });
 
 test('dispose, and calls after it', async () => {
