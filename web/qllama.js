@@ -236,6 +236,7 @@ export class QLlama {
   #received(data) {
     if (data.alive) return this.#watch();
     if (data.fatal) return this.#die('E_INTERNAL', data.fatal);
+    if (data.lost) return this.#die('E_DEVICE_LOST', data.lost);
     if (data.info) Object.assign(this.#info, data.info);
     const call = this.#calls.get(data.id);
     if (data.error?.fatal) return this.#die('E_INTERNAL', data.error.message);

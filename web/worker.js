@@ -17,6 +17,18 @@ self.navigator.locks?.request(self.name, () => {
   return new Promise(() => {});
 });
 
+// The loss of the engine's device is told at once: what is waited for may be a download, which would not notice.
+if (self.GPUAdapter) {
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = async function (...args) {
+    const device = await requestDevice.apply(this, args);
+    device.lost.then(({ reason, message }) => {
+      if (reason !== 'destroyed') self.postMessage({ lost: `the GPU device was lost: ${message}; load the model again` });
+    });
+    return device;
+  };
+}
+
 // A trap ends the engine. What it says went to `qllamaPanic` before.
 function fatal(event) {
   const message = self.qllamaPanic ?? event.message ?? event.reason?.message ?? String(event.reason);
