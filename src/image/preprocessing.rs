@@ -1,6 +1,6 @@
-//! Pictures to `pixel_values`, as CLIP's image processor makes them (RGB with alpha dropped; short side to
-//! `size`, long side to `int(size * long / short)`, Pillow's bicubic rounded to bytes; centre crop with floored
-//! offsets; `(byte / 255 - mean) / std`).
+//! Pictures to `pixel_values`, as CLIP's image processor makes them: short side to `size`, long side to
+//! `int(size * long / short)`, Pillow's bicubic rounded to bytes; centre crop with floored offsets;
+//! `(byte / 255 - mean) / std`.
 //!
 //! The resize is Pillow's own fixed-point arithmetic, and only the rows and columns that the crop keeps are made, so a
 //! picture of one by 65535 costs no more than another.
