@@ -5,7 +5,7 @@ import { createReadStream, mkdtempSync, readFileSync, rmSync, truncateSync, writ
 import { tmpdir } from 'node:os';
 import { basename, join } from 'node:path';
 import { after, before, test } from 'node:test';
-import { apiPage, dist, open, pictures, root } from './browser.mjs';
+import { apiPage, dist, open, pictures, root, tasksDuring } from './browser.mjs';
 import { nmse, readSafetensors } from './safetensors.mjs';
 import { serve } from './serve.mjs';
 
@@ -279,30 +279,18 @@ test('memory stays level over captions', async () => {
 });
 
 test('the page is never blocked for more than 50 ms', async () => {
-  const pauses = [];
-  // A busy machine makes pauses of its own, so the engine has three tries: what it blocks itself, it blocks each time.
-  while (pauses.length < 3 && !pauses.some((pause) => pause <= 50)) {
-    const pause = await run(async () => {
-      let longest = 0;
-      let last = performance.now();
-      const tick = () => {
-        longest = Math.max(longest, performance.now() - last);
-        last = performance.now();
-      };
-      const ticking = setInterval(tick, 1);
-      const other = await QLlama.load(MODEL);
-      for (let i = 0; i < 3; i++) await other.captionText(catBlob);
-      await other.embedImage(catBlob);
-      await other.match([catBlob], ['cat', 'dog']);
-      await other.dispose();
-      tick();
-      clearInterval(ticking);
-      return longest;
-    });
-    pauses.push(pause);
-  }
-  console.log(`longest pause of the page's thread, by try: ${pauses.map((pause) => pause.toFixed(0)).join(', ')} ms`);
-  assert.ok(pauses.at(-1) <= 50);
+  const tasks = await tasksDuring(page, async () => {
+    const other = await QLlama.load(MODEL);
+    for (let i = 0; i < 3; i++) await other.captionText(catBlob);
+    await other.embedImage(catBlob);
+    await other.match([catBlob], ['cat', 'dog']);
+    await other.attention(catBlob);
+    await other.dispose();
+  });
+  assert.ok(tasks.length > 50, `only ${tasks.length} tasks`);
+  const longest = Math.max(...tasks);
+  console.log(`longest of ${tasks.length} tasks of the page's thread: ${longest.toFixed(1)} ms`);
+  assert.ok(longest <= 50, `${longest} ms`);
 });
 
 test('dispose, and calls after it', async () => {
