@@ -8,7 +8,7 @@
 
 mod blocks;
 
-pub use blocks::{Repacked, on_device, repack};
+pub use blocks::{GroupScales, on_device, repack};
 
 use std::collections::{HashMap, HashSet};
 

@@ -11,7 +11,7 @@ use crate::tensor::{DType, MAX_TEXELS, Storage, TEXELS_A_ROW, Tensor, in_blocks}
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
-/// Uploads wait for the device after this many bytes, so that staging memory stays small, and in the processor's cache.
+/// Bytes that are uploaded at a time, so that staging memory stays small, and in the processor's cache.
 /// With 16 MiB, it and what its allocator kept came to 80 MiB on Mesa's software adapter for a file of 1.2 GiB.
 const UPLOAD_WINDOW: usize = 2 << 20;
 /// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
@@ -31,8 +31,15 @@ pub struct Gpu {
     fault: Arc<Mutex<Option<Error>>>,
     /// Why the device was lost.
     lost: Arc<Mutex<Option<String>>>,
-    /// Bytes uploaded since the device last caught up.
-    pending_upload: Mutex<usize>,
+    uploads: Mutex<Uploads>,
+}
+
+/// Uploads on their way.
+#[derive(Default)]
+struct Uploads {
+    /// Bytes since the last submission.
+    bytes: usize,
+    submitted: Option<wgpu::SubmissionIndex>,
 }
 
 /// What holds a tensor.
@@ -200,7 +207,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             fault,
             lost,
-            pending_upload: Mutex::new(0),
+            uploads: Mutex::default(),
         })
     }
 
@@ -305,16 +312,19 @@ impl Gpu {
         self.count_upload(texels.len())
     }
 
-    /// Waits for the device where much has been uploaded since it last caught up.
+    /// Starts a window of uploads where it is full, and waits for the one before: one is filled while one is copied.
     fn count_upload(&self, bytes: usize) -> Result<()> {
-        let mut pending = self.pending_upload.lock().unwrap();
-        *pending += bytes;
-        if *pending >= UPLOAD_WINDOW {
-            *pending = 0;
-            self.queue.submit([]);
-            self.wait()?;
+        let mut uploads = self.uploads.lock().unwrap();
+        uploads.bytes += bytes;
+        if uploads.bytes < UPLOAD_WINDOW {
+            return Ok(());
         }
-        Ok(())
+        uploads.bytes = 0;
+        let submitted = self.queue.submit([]);
+        match uploads.submitted.replace(submitted) {
+            Some(before) => self.wait_for(before),
+            None => Ok(()),
+        }
     }
 
     /// Writes whole texels.
@@ -349,9 +359,17 @@ impl Gpu {
 
     /// Waits until the device has done everything. Does nothing in a browser, where only awaiting a read waits.
     fn wait(&self) -> Result<()> {
+        self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    /// As [`Gpu::wait`], for everything up to a submission.
+    fn wait_for(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        self.poll(wgpu::PollType::Wait { submission_index: Some(submission), timeout: None })
+    }
+
+    fn poll(&self, until: wgpu::PollType) -> Result<()> {
         // wgpu panics when a driver reports the loss of the device while it is polled.
-        let polled =
-            std::panic::catch_unwind(AssertUnwindSafe(|| self.device.poll(wgpu::PollType::wait_indefinitely())));
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.device.poll(until)));
         if polled.is_err() {
             self.lost.lock().unwrap().get_or_insert("the driver stopped".into());
         }

@@ -6,6 +6,10 @@
 //! one `▁` is dropped from the first piece and one more where the text begins.
 
 mod byte_pairs;
+mod character_map;
+mod decode_stream;
+
+pub use decode_stream::DecodeStream;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +21,7 @@ use sentencepiece_model::{ModelType, SentencePieceModel};
 
 use crate::error::{Error, Result, printable};
 use byte_pairs::BytePairs;
+use character_map::CharacterMap;
 
 /// The prefix that InternVL's `encode_text` puts before a text, joined without a space.
 pub const SUMMARIZE: &str = "summarize:";
@@ -388,13 +393,7 @@ impl Tokenizer {
 
     /// A decoder that takes ids one by one.
     pub fn decode_stream(&self) -> DecodeStream {
-        DecodeStream {
-            tokenizer: self.clone(),
-            pending: Vec::new(),
-            first_piece: true,
-            text_begun: false,
-            space_taken: false,
-        }
+        DecodeStream::new(self.clone())
     }
 
     /// The piece with this id as SentencePiece shows it (`▁` for a space, `<0x0A>` for a byte); empty for an id outside
@@ -453,167 +452,6 @@ fn byte_of(piece: &str) -> Option<u8> {
 
 fn special(id: u32, text: &str, kind: SpecialTokenKind) -> SpecialToken {
     SpecialToken { id, bytes: text.as_bytes().to_vec(), kind, ident: None, score: 0.0, extract: false }
-}
-
-/// Decodes ids as they come. What [`push`](DecodeStream::push) and then [`finish`](DecodeStream::finish) return, joined,
-/// is what [`Tokenizer::decode`] gives for all of them.
-#[derive(Clone, Debug)]
-pub struct DecodeStream {
-    tokenizer: Tokenizer,
-    /// Bytes of a character that is not whole yet.
-    pending: Vec<u8>,
-    first_piece: bool,
-    text_begun: bool,
-    /// The last piece gave up the space before the text.
-    space_taken: bool,
-}
-
-impl DecodeStream {
-    /// Takes the next id and returns the text that is now final: often a word, nothing while a character written in
-    /// bytes is incomplete, never half a character.
-    pub fn push(&mut self, id: u32) -> String {
-        let inner = self.tokenizer.inner.clone();
-        let o = &inner.options;
-        let Some(piece) = inner.pieces.get(id as usize) else { return String::new() };
-        if id == o.bos_id || id == o.eos_id || id == o.unk_id {
-            return String::new();
-        }
-        let first = std::mem::replace(&mut self.first_piece, false);
-        let mut out = String::new();
-        if let Kind::Byte(byte) = piece.kind {
-            self.pending.push(byte);
-            self.take_characters(false, &mut out);
-            self.text_begun |= !out.is_empty();
-            return out;
-        }
-        if piece.kind == Kind::Normal && matches!(inner.model, Encoder::BytePairs(..)) {
-            self.pending.extend(byte_pairs::bytes_of(&piece.text));
-            self.take_characters(false, &mut out);
-            return out;
-        }
-        self.take_characters(true, &mut out);
-        self.text_begun |= !out.is_empty() || self.space_taken;
-        self.space_taken = false;
-        if piece.kind == Kind::Control {
-            return out;
-        }
-        let mut text = piece.text.as_str();
-        if matches!(inner.model, Encoder::BytePairs(..)) {
-            out.push_str(text);
-            return out;
-        }
-        if first {
-            text = text.strip_prefix(SPACE).unwrap_or(text);
-        }
-        if !self.text_begun
-            && (o.add_dummy_prefix || o.remove_extra_whitespaces)
-            && let Some(rest) = text.strip_prefix(SPACE)
-        {
-            text = rest;
-            self.space_taken = !o.remove_extra_whitespaces;
-        }
-        self.text_begun |= !text.is_empty();
-        out.push_str(&text.replace(SPACE, " "));
-        out
-    }
-
-    /// The text of bytes that were waiting for the rest of their character: U+FFFD each. Empty otherwise.
-    pub fn finish(&mut self) -> String {
-        let mut out = String::new();
-        self.take_characters(true, &mut out);
-        out
-    }
-
-    /// Moves whole characters from `pending` to `out`; a byte that cannot belong to one becomes U+FFFD. At the `end`
-    /// an incomplete character's bytes do too.
-    fn take_characters(&mut self, end: bool, out: &mut String) {
-        while !self.pending.is_empty() {
-            let (valid, incomplete) = match std::str::from_utf8(&self.pending) {
-                Ok(text) => (text.len(), false),
-                Err(e) => (e.valid_up_to(), e.error_len().is_none()),
-            };
-            out.push_str(&String::from_utf8_lossy(&self.pending[..valid]));
-            self.pending.drain(..valid);
-            if self.pending.is_empty() || (incomplete && !end) {
-                return;
-            }
-            out.push(char::REPLACEMENT_CHARACTER);
-            self.pending.remove(0);
-        }
-    }
-}
-
-/// SentencePiece's `precompiled_charsmap`: a double-array trie (Darts) from a string to an offset into
-/// NUL-terminated replacements. Empty maps nothing.
-#[derive(Default)]
-struct CharacterMap {
-    units: Vec<u32>,
-    replacements: Vec<u8>,
-}
-
-impl CharacterMap {
-    /// The file's form: the trie's size in bytes (u32), the trie (u32 units), the replacements; all little-endian.
-    fn from_bytes(bytes: &[u8]) -> Option<CharacterMap> {
-        if bytes.is_empty() {
-            return Some(CharacterMap::default());
-        }
-        let (size, rest) = bytes.split_first_chunk::<4>()?;
-        let (trie, replacements) = rest.split_at_checked(u32::from_le_bytes(*size) as usize)?;
-        let (units, odd) = trie.as_chunks::<4>();
-        let whole = odd.is_empty() && std::str::from_utf8(replacements).is_ok() && !units.is_empty();
-        whole.then(|| CharacterMap {
-            units: units.iter().map(|&u| u32::from_le_bytes(u)).collect(),
-            replacements: replacements.to_vec(),
-        })
-    }
-
-    /// `text` with each longest known prefix replaced, from left to right.
-    fn apply<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
-        if self.units.is_empty() {
-            return text.into();
-        }
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(c) = rest.chars().next() {
-            let taken = match self.longest(rest) {
-                Some((length, replacement)) => {
-                    out.push_str(replacement);
-                    length
-                }
-                None => {
-                    out.push(c);
-                    c.len_utf8()
-                }
-            };
-            rest = &rest[taken..];
-        }
-        out.into()
-    }
-
-    /// The length of the longest key at the start of `text` and what replaces it. A broken trie finds nothing.
-    fn longest(&self, text: &str) -> Option<(usize, &str)> {
-        let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
-        let mut found = None;
-        let mut at = offset(self.units[0]);
-        for (index, byte) in text.bytes().enumerate() {
-            at ^= byte as usize;
-            let Some(&unit) = self.units.get(at) else { break };
-            if unit & ((1 << 31) | 0xFF) != byte as u32 {
-                break;
-            }
-            at ^= offset(unit);
-            if unit & (1 << 8) != 0
-                && text.is_char_boundary(index + 1)
-                && let Some(&leaf) = self.units.get(at)
-            {
-                found = Some((index + 1, (leaf & !(1 << 31)) as usize));
-            }
-        }
-        let (length, start) = found?;
-        let tail = self.replacements.get(start..)?;
-        let end = tail.iter().position(|&b| b == 0).unwrap_or(tail.len());
-        Some((length, std::str::from_utf8(&tail[..end]).ok()?))
-    }
 }
 
 #[cfg(test)]
@@ -721,8 +559,7 @@ mod tests {
 
     #[test]
     fn the_character_map_is_sentencepieces() {
-        let map = CharacterMap { units: Vec::new(), replacements: Vec::new() };
-        assert_eq!(map.apply("a\tb"), "a\tb");
+        assert_eq!(CharacterMap::default().apply("a\tb"), "a\tb");
         let tokenizer = tiny();
         // NFKC, and tabs, line ends and other spaces count as spaces.
         assert_eq!(tokenizer.encode("\tﬁsh\u{3000}\n①  "), tokenizer.encode("fish 1"));

@@ -8,7 +8,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 use crate::beams::EarlyStopping;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::executor::Device;
 use crate::forward::{Array, Inputs, Outputs, PastKeyValues};
 use crate::generate::{GenerateOptions, Generated};
@@ -16,7 +16,7 @@ use crate::gpu::{Gpu, candidates};
 use crate::image::{Picture, decode};
 use crate::model::{Crossed, Mode, Model, PixelValues, Vision};
 use crate::ops::sample::Sampling;
-use crate::source::{LocalFuture, Source};
+use crate::source::{LocalFuture, Source, is_plain_name};
 use crate::text::SUMMARIZE;
 
 /// Where the last panic's message is left for the worker, which sees only a trap.
@@ -54,12 +54,20 @@ fn input_error<T>(reason: String) -> Result<T> {
     Err(Error::Input { reason })
 }
 
+fn size_of(value: &JsValue) -> Option<usize> {
+    value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(n)).map(|n| n as usize)
+}
+
+fn size_to_js(size: usize) -> JsValue {
+    JsValue::from_f64(size as f64)
+}
+
 fn whole(from: &JsValue, key: &str, default: usize) -> Result<usize> {
     match get(from, key) {
         None => Ok(default),
-        Some(value) => match value.as_f64() {
-            Some(n) if n >= 0.0 && n.fract() == 0.0 && n <= f64::from(u32::MAX) => Ok(n as usize),
-            _ => input_error(format!("{key}: expected a whole number of at least 0")),
+        Some(value) => match size_of(&value) {
+            Some(n) => Ok(n),
+            None => input_error(format!("{key}: expected a whole number of at least 0")),
         },
     }
 }
@@ -131,8 +139,8 @@ impl Source for Fetched {
 
     fn size<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Option<u64>>> {
         Box::pin(async move {
-            if !crate::source::is_plain_name(name) {
-                return Err(Error::Path { file: self.describe(), name: crate::error::printable(name) });
+            if !is_plain_name(name) {
+                return Err(Error::Path { file: self.describe(), name: printable(name) });
             }
             Ok(self.call("size", name, &[name.into()]).await?.as_f64().map(|n| n as u64))
         })
@@ -142,14 +150,14 @@ impl Source for Fetched {
         Box::pin(async move {
             let args = [name.into(), (offset as f64).into(), (buf.len() as f64).into()];
             let bytes = self.call("read", name, &args).await?;
-            match bytes.dyn_into::<Uint8Array>() {
-                Ok(bytes) if bytes.length() as usize == buf.len() => bytes.copy_to(buf),
-                Ok(bytes) => {
-                    let need = offset + buf.len() as u64;
-                    return Err(Error::Truncated { file: name.into(), need, have: offset + u64::from(bytes.length()) });
-                }
-                Err(_) => return Err(Error::Io { file: name.into(), reason: "no bytes came back".into() }),
+            let Ok(bytes) = bytes.dyn_into::<Uint8Array>() else {
+                return Err(Error::Io { file: name.into(), reason: "no bytes came back".into() });
+            };
+            if bytes.length() as usize != buf.len() {
+                let (need, have) = (offset + buf.len() as u64, offset + u64::from(bytes.length()));
+                return Err(Error::Truncated { file: name.into(), need, have });
             }
+            bytes.copy_to(buf);
             Ok(())
         })
     }
@@ -228,7 +236,6 @@ impl WebModel {
         let device = self.model.device().info();
         let (held, peak) = self.model.device().memory();
         let text = &config.text;
-        let size = |n: usize| JsValue::from_f64(n as f64);
         object(&[
             ("name", self.model.checkpoint().describe().into()),
             ("adapter", device.name.into()),
@@ -239,21 +246,25 @@ impl WebModel {
             ("maxBufferBytes", (device.max_buffer_bytes as f64).into()),
             ("gpuBytes", (held as f64).into()),
             ("gpuBytesPeak", (peak as f64).into()),
-            ("dispatchesPerToken", size(self.model.dispatches_per_token())),
+            ("dispatchesPerToken", size_to_js(self.model.dispatches_per_token())),
             ("vision", config.vision.is_some().into()),
             ("match", config.clip.is_some().into()),
-            ("imageSize", size(self.model.preprocessor.size() as usize)),
-            ("layers", size(text.num_hidden_layers)),
-            ("crossAttentionLayers", size((0..text.num_hidden_layers).filter(|&i| text.cross_attends(i)).count())),
-            ("hiddenSize", size(text.hidden_size)),
-            ("vocabSize", size(text.vocab_size)),
-            ("queryTokens", size(text.num_query_token)),
-            ("maxPositions", size(text.max_position_embeddings)),
+            ("imageSize", size_to_js(self.model.preprocessor.size() as usize)),
+            ("layers", size_to_js(text.num_hidden_layers)),
+            (
+                "crossAttentionLayers",
+                size_to_js((0..text.num_hidden_layers).filter(|&i| text.cross_attends(i)).count()),
+            ),
+            ("hiddenSize", size_to_js(text.hidden_size)),
+            ("vocabSize", size_to_js(text.vocab_size)),
+            ("queryTokens", size_to_js(text.num_query_token)),
+            ("maxPositions", size_to_js(text.max_position_embeddings)),
         ])
     }
 
     /// Writes about a picture. `on_piece(text, id)` is told of each token, with what became final of the text; where
-    /// it returns false, generation stops with `E_ABORTED`. Resolves to `{ text, ids }`.
+    /// it returns false, generation stops with `E_ABORTED`. Resolves to `{ text, ids, score, tokens }`, ids without
+    /// the end id, which `tokens` counts.
     pub async fn caption(&self, image: JsValue, options: JsValue, on_piece: Function) -> JsResult<JsValue> {
         let run = async {
             let prompt = text(&options, "prompt")?.unwrap_or_else(|| "English caption:".into());
@@ -309,7 +320,9 @@ impl WebModel {
             let of_texts = if itm { Vec::new() } else { self.model.embed_text(&ids, texts.len()).await? };
             let table = JsArray::new();
             for image in &images {
-                go_on(&on_step)?;
+                if !goes_on(on_step.call0(&JsValue::NULL)) {
+                    return Err(Error::Aborted);
+                }
                 let vision = self.vision(image).await?;
                 let row: Vec<f32> = if itm {
                     let crossed = [self.model.cross_states(&vision).await?];
@@ -421,13 +434,12 @@ impl WebModel {
                     out.iter_mut().zip(&row[rows - patches..]).for_each(|(o, p)| *o += p / heads as f32);
                 }
             }
-            let size = |n: usize| JsValue::from_f64(n as f64);
             Ok(object(&[
-                ("width", size(side)),
-                ("height", size(side)),
-                ("queries", size(queries)),
-                ("layers", size(layers)),
-                ("layer", size(layer)),
+                ("width", size_to_js(side)),
+                ("height", size_to_js(side)),
+                ("queries", size_to_js(queries)),
+                ("layers", size_to_js(layers)),
+                ("layer", size_to_js(layer)),
                 ("values", Float32Array::from(values.as_slice()).into()),
             ]))
         };
@@ -530,7 +542,7 @@ impl WebModel {
         };
         let tokenizer = self.model.tokenizer().ok();
         let mut stream = tokenizer.map(|t| t.decode_stream());
-        let say = |piece: &str, id: JsValue| !matches!(on_piece.call2(&JsValue::NULL, &piece.into(), &id), Ok(v) if v.is_falsy() && !v.is_undefined());
+        let say = |piece: &str, id: JsValue| goes_on(on_piece.call2(&JsValue::NULL, &piece.into(), &id));
         let generated = self
             .model
             .generate(crossed.as_ref(), &[prompt], options, &mut |token| match token {
@@ -563,16 +575,13 @@ fn image_mode(mode: &str) -> Result<Mode> {
     match mode {
         "c" => Ok(Mode::C),
         "g" => Ok(Mode::G),
-        _ => input_error(format!("mode: expected c or g, found {:?}", crate::error::printable(mode))),
+        _ => input_error(format!("mode: expected c or g, found {:?}", printable(mode))),
     }
 }
 
-/// Asks the worker whether to go on.
-fn go_on(on_step: &Function) -> Result<()> {
-    match on_step.call0(&JsValue::NULL) {
-        Ok(v) if v.is_falsy() && !v.is_undefined() => Err(Error::Aborted),
-        _ => Ok(()),
-    }
+/// What the worker said to whether to go on: only false ends a call.
+fn goes_on(answer: JsResult<JsValue>) -> bool {
+    answer.ok().and_then(|v| v.as_bool()).unwrap_or(true)
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {
@@ -587,9 +596,8 @@ fn shape_of(key: &str, from: &JsValue, len: usize) -> Result<Vec<usize>> {
     let Some(list) = list else { return input_error(format!("{key}: expected {{ data, shape }}")) };
     let shape: Vec<usize> = list
         .iter()
-        .map(|n| match n.as_f64() {
-            Some(n) if n >= 0.0 && n.fract() == 0.0 && n <= f64::from(u32::MAX) => Ok(n as usize),
-            _ => input_error(format!("{key}: a shape is a list of whole numbers")),
+        .map(|n| {
+            size_of(&n).ok_or_else(|| Error::Input { reason: format!("{key}: a shape is a list of whole numbers") })
         })
         .collect::<Result<_>>()?;
     if shape.iter().try_fold(1usize, |a, &b| a.checked_mul(b)) != Some(len) {

@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Requirement, TensorInfo, TensorType};
 use crate::config::QuantizationConfig;
 use crate::error::{Error, Result};
 use crate::executor::{DeviceInfo, Pool};
-use crate::gguf::{self, Repacked};
+use crate::gguf::{self, GroupScales};
 use crate::matrix::{Format, Matrix, Part};
 use crate::ops::rope::RopeTables;
 use crate::tensor::{BLOCK_ROWS, DType, MAX_TEXELS, Storage, Tensor};
@@ -350,37 +350,32 @@ impl<'a> Loader<'a> {
         if let Mode::Plan = self.mode {
             return Ok(part);
         }
-        let mut all_scales = Vec::new();
-        let mut all_offsets: Vec<f32> = Vec::new();
+        let mut all = GroupScales::default();
         let mut above = 0;
         for matrix in alike {
             let from = range.start.max(above);
             let to = range.end.min(above + matrix.rows);
             if from < to {
                 let piece = from - above..to - above;
-                let to_row = from - range.start;
-                if let Some(blocks) = matrix.blocks {
-                    let mut repacked = Repacked { scales: all_scales, offsets: all_offsets };
-                    self.repack(matrix, blocks, cols, piece, part.words, to_row, &mut repacked).await?;
-                    Repacked { scales: all_scales, offsets: all_offsets } = repacked;
-                } else {
-                    self.upload_words(matrix, cols, piece.clone(), part.words, to_row).await?;
-                    self.read_scales(matrix, groups, piece, &mut all_scales, &mut all_offsets).await?;
+                self.upload_words(matrix, cols, piece.clone(), part.words, from - range.start, &mut all).await?;
+                if matrix.blocks.is_none() {
+                    self.read_scales(matrix, groups, piece, &mut all).await?;
                 }
             }
             above += matrix.rows;
         }
         let Mode::Load { pool, .. } = &mut self.mode else { unreachable!("planning returned above") };
         if let Some(scales) = part.scales {
-            pool.device().write_rows(scales, 0, &all_scales)?;
+            pool.device().write_rows(scales, 0, &all.scales)?;
         }
         if let Some(offsets) = part.offsets {
-            pool.device().write_rows(offsets, 0, bytemuck::cast_slice(&all_offsets))?;
+            pool.device().write_rows(offsets, 0, bytemuck::cast_slice(&all.offsets))?;
         }
         Ok(part)
     }
 
-    /// Rows `rows` of a stored matrix -> rows `to_row ..` of `words`, padded to whole 16-byte groups.
+    /// Rows `rows` of a stored matrix -> rows `to_row ..` of `words`, padded to whole 16-byte groups. Appends the scales
+    /// and offsets that GGUF's blocks hold.
     async fn upload_words(
         &mut self,
         matrix: &Stored,
@@ -388,73 +383,42 @@ impl<'a> Loader<'a> {
         rows: std::ops::Range<usize>,
         words: Tensor,
         to_row: usize,
+        out: &mut GroupScales,
     ) -> Result<()> {
         let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
-        let packed = matrix.scales.is_some();
-        let info = self.checkpoint.get(&if packed {
-            format!("{}.weight_packed", matrix.name)
-        } else {
-            matrix.name.clone()
-        })?;
-        let stored_row =
-            if packed { (cols * matrix.format.bits()).div_ceil(32) * 4 } else { cols * matrix.format.bits() / 8 };
+        let bits = cols * matrix.format.bits();
+        let (name, stored_row) = match (matrix.blocks, matrix.scales) {
+            (Some(blocks), _) => (&matrix.name, cols / blocks.block_len() * blocks.bytes()),
+            (None, Some(_)) => (&format!("{}.weight_packed", matrix.name), bits.div_ceil(32) * 4),
+            (None, None) => (&matrix.name, bits / 8),
+        };
+        let info = self.checkpoint.get(name)?;
         let row_bytes = matrix.format.row_words(cols) * 4;
         let rows_a_time = rows_a_time(self.checkpoint, info, STAGING_BYTES / stored_row);
         let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
-        let mut padded = Vec::new();
-        let mut row = rows.start;
-        while row < rows.end {
-            let count = rows_a_time.min(rows.end - row);
-            let bytes = &mut staging[..count * stored_row];
+        let (mut unpacked, mut padded) = (Vec::new(), Vec::new());
+        for row in rows.clone().step_by(rows_a_time) {
+            let bytes = &mut staging[..rows_a_time.min(rows.end - row) * stored_row];
             read_rows(self.checkpoint, info, row, bytes, stored_row).await?;
             on_bytes(bytes.len() as u64);
-            let to = to_row + row - rows.start;
-            if stored_row == row_bytes {
-                pool.device().write_rows(words, to, bytes)?;
+            let made: &[u8] = if let Some(blocks) = matrix.blocks {
+                unpacked.clear();
+                gguf::repack(blocks, bytes, &mut unpacked, out).map_err(|index| Error::NonFinite {
+                    what: format!("{}: a scale of {}", self.checkpoint.file_name(info), matrix.name),
+                    index: (row * cols + index) as u64,
+                })?;
+                bytemuck::cast_slice(&unpacked)
+            } else if stored_row == row_bytes {
+                bytes
             } else {
                 padded.clear();
                 for stored in bytes.chunks(stored_row) {
                     padded.extend_from_slice(stored);
                     padded.resize(padded.len() + row_bytes - stored_row, 0);
                 }
-                pool.device().write_rows(words, to, &padded)?;
-            }
-            row += count;
-        }
-        Ok(())
-    }
-
-    /// Rows `rows` of a matrix in GGUF's blocks -> rows `to_row ..` of `words`; appends their scales and offsets.
-    #[allow(clippy::too_many_arguments)]
-    async fn repack(
-        &mut self,
-        matrix: &Stored,
-        blocks: TensorType,
-        cols: usize,
-        rows: std::ops::Range<usize>,
-        words: Tensor,
-        to_row: usize,
-        out: &mut Repacked,
-    ) -> Result<()> {
-        let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
-        let info = self.checkpoint.get(&matrix.name)?;
-        let stored_row = cols / blocks.block_len() * blocks.bytes();
-        let rows_a_time = rows_a_time(self.checkpoint, info, STAGING_BYTES / stored_row);
-        let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
-        let mut unpacked = Vec::new();
-        let mut row = rows.start;
-        while row < rows.end {
-            let count = rows_a_time.min(rows.end - row);
-            let bytes = &mut staging[..count * stored_row];
-            read_rows(self.checkpoint, info, row, bytes, stored_row).await?;
-            on_bytes(bytes.len() as u64);
-            unpacked.clear();
-            gguf::repack(blocks, bytes, &mut unpacked, out).map_err(|index| Error::NonFinite {
-                what: format!("{}: a scale of {}", self.checkpoint.file_name(info), matrix.name),
-                index: (row * cols + index) as u64,
-            })?;
-            pool.device().write_rows(words, to_row + row - rows.start, bytemuck::cast_slice(&unpacked))?;
-            row += count;
+                &padded
+            };
+            pool.device().write_rows(words, to_row + row - rows.start, made)?;
         }
         Ok(())
     }
@@ -465,19 +429,19 @@ impl<'a> Loader<'a> {
         matrix: &Stored,
         groups: usize,
         rows: std::ops::Range<usize>,
-        scales: &mut Vec<u8>,
-        offsets: &mut Vec<f32>,
+        out: &mut GroupScales,
     ) -> Result<()> {
         let Mode::Load { on_bytes, .. } = &mut self.mode else { return Ok(()) };
         let Format::Int { bits, .. } = matrix.format else { return Ok(()) };
         let name = format!("{}.weight_scale", matrix.name);
         let info = self.checkpoint.get(&name)?;
         let size = info.dtype.bytes();
-        let start = scales.len();
-        scales.resize(start + rows.len() * groups * size, 0);
-        self.checkpoint.read(info, (rows.start * groups * size) as u64, &mut scales[start..]).await?;
-        on_bytes((scales.len() - start) as u64);
-        let values = info.dtype.to_f32(&scales[start..]);
+        let start = out.scales.len();
+        out.scales.resize(start + rows.len() * groups * size, 0);
+        let scales = &mut out.scales[start..];
+        self.checkpoint.read(info, (rows.start * groups * size) as u64, scales).await?;
+        on_bytes(scales.len() as u64);
+        let values = info.dtype.to_f32(scales);
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: name, index: (rows.start * groups + index) as u64 });
         }
@@ -493,7 +457,7 @@ impl<'a> Loader<'a> {
                 for group in 0..groups {
                     let word = words[(row / per_word - first) * groups + group];
                     let zero = (word >> (bits as usize * (row % per_word))) & ((1 << bits) - 1);
-                    offsets.push(-values[i * groups + group] * zero as f32);
+                    out.offsets.push(-values[i * groups + group] * zero as f32);
                 }
             }
         }
@@ -501,7 +465,8 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// As many rows, but whole blocks of a texture, and whole heads where rows are interleaved in them: so none is read twice.
+/// As many rows, but whole blocks of a texture, and whole heads where rows are interleaved in them: so none is read
+/// twice.
 fn rows_a_time(checkpoint: &Checkpoint, info: &TensorInfo, rows: usize) -> usize {
     let mut unit = BLOCK_ROWS;
     while checkpoint.interleaved_rows(&info.name).is_some_and(|head| !unit.is_multiple_of(head)) {

@@ -3,9 +3,9 @@
 mod common;
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{gpu, load, path};
+use common::{Temp, gpu, load, path};
 use pollster::block_on;
 use qllama::Device;
 use qllama::checkpoint::{Checkpoint, NamedTensor, TensorType, read_tensor_file, tensors_to_bytes};
@@ -19,24 +19,6 @@ use qllama::source::{Folder, LocalFuture, Memory, Source};
 use qllama::weights::Loader;
 
 const TINY: &str = "models/emoji-tiny";
-
-/// A folder for one test, which is removed when this goes.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Scratch {
-        let path = std::env::temp_dir().join(format!("qllama-quantize-{}-{name}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Scratch(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn run(source: impl Source + 'static, folder: &Path, options: &QuantizeOptions) -> Result<Summary> {
     block_on(quantize(Box::new(source), folder, options, &mut |_| {}))
@@ -73,8 +55,8 @@ fn unpacked(tensors: &std::collections::BTreeMap<String, NamedTensor>, module: &
 
 #[test]
 fn the_demo_model_at_4_bits() {
-    let scratch = Scratch::new("demo");
-    let folder = scratch.0.join("out");
+    let temp = Temp::new();
+    let folder = temp.0.join("out");
     let summary = tiny(&folder, &QuantizeOptions::default());
     assert!(summary.kept.is_empty());
     assert!(summary.packed.iter().any(|p| p.name == "qllama.lm_head"));
@@ -85,7 +67,7 @@ fn the_demo_model_at_4_bits() {
     for name in ["tokenizer.model", "tokenizer_config.json", "preprocessor_config.json"] {
         assert_eq!(std::fs::read(folder.join(name)).unwrap(), std::fs::read(path(TINY).join(name)).unwrap(), "{name}");
     }
-    assert!(!scratch.0.join("out.part").exists() && !folder.join("quantize.journal").exists());
+    assert!(!temp.0.join("out.part").exists() && !folder.join("quantize.journal").exists());
 
     // What is reported is what the file holds, and what is not packed is as it was.
     let tensors = read_tensor_file(folder.join("model.safetensors")).unwrap();
@@ -145,12 +127,12 @@ fn the_demo_model_at_4_bits() {
 /// The loader reads the same numbers, for each kind of packing.
 #[test]
 fn the_loader_reads_what_was_written() {
-    let scratch = Scratch::new("loader");
+    let temp = Temp::new();
     for (bits, group_size, symmetric) in
         [(4, Some(32), true), (4, Some(32), false), (8, Some(32), false), (4, None, false), (8, None, true)]
     {
         let what = format!("{bits} bits, {group_size:?}, symmetric {symmetric}");
-        let folder = scratch.0.join(what.replace([' ', ',', '(', ')'], ""));
+        let folder = temp.0.join(what.replace([' ', ',', '(', ')'], ""));
         let options = QuantizeOptions { bits, group_size, symmetric, ignore: Vec::new() };
         let summary = tiny(&folder, &options);
         println!("{what}: {:.3e}", summary.relative_error());
@@ -194,8 +176,8 @@ fn every_tensor_of_a_packed_checkpoint_is_used() {
 
 #[test]
 fn what_groups_do_not_divide_stays_and_is_said() {
-    let scratch = Scratch::new("kept");
-    let folder = scratch.0.join("out");
+    let temp = Temp::new();
+    let folder = temp.0.join("out");
     let ignore = vec!["re:vision_model".into(), "itm_head".into()];
     let options = QuantizeOptions { group_size: Some(128), ignore, ..Default::default() };
     let summary = tiny(&folder, &options);
@@ -232,19 +214,19 @@ impl Source for Flaky {
 
 #[test]
 fn an_interrupted_run_goes_on() {
-    let scratch = Scratch::new("resume");
+    let temp = Temp::new();
     let bytes = |name: &str| std::fs::read(path(TINY).join(name)).unwrap();
     let files = ["config.json", "model.safetensors"];
     let memory = files.iter().fold(Memory::new("tiny"), |m, name| m.with(*name, bytes(name)));
-    let whole = scratch.0.join("whole");
+    let whole = temp.0.join("whole");
     let options = QuantizeOptions::default();
     let summary = run(memory.clone(), &whole, &options).unwrap();
 
-    let folder = scratch.0.join("out");
+    let folder = temp.0.join("out");
     let tensors = read_tensor_file(path(TINY).join("model.safetensors")).unwrap().len();
     let error = run(Flaky(memory.clone(), Cell::new(tensors + 100)), &folder, &options).unwrap_err();
     assert_eq!(error.code(), "E_IO");
-    assert!(!folder.exists() && scratch.0.join("out.part").exists());
+    assert!(!folder.exists() && temp.0.join("out.part").exists());
     let mut resumed = 0;
     let again = block_on(quantize(Box::new(memory.clone()), &folder, &options, &mut |event| {
         if let Event::Resumed { tensors } = event {
@@ -257,7 +239,7 @@ fn an_interrupted_run_goes_on() {
     assert!(same("model.safetensors") && same("config.json"));
 
     // Other options begin anew.
-    let folder = scratch.0.join("other");
+    let folder = temp.0.join("other");
     run(Flaky(memory.clone(), Cell::new(tensors + 100)), &folder, &options).unwrap_err();
     let eight = QuantizeOptions { bits: 8, ..options };
     let other = run(memory.clone(), &folder, &eight).unwrap();
@@ -268,8 +250,8 @@ fn an_interrupted_run_goes_on() {
 
 #[test]
 fn what_is_refused() {
-    let scratch = Scratch::new("refused");
-    let folder = scratch.0.join("out");
+    let temp = Temp::new();
+    let folder = temp.0.join("out");
     let code = |folder_of: &str, options: QuantizeOptions| {
         let source = Folder::open(path(folder_of)).unwrap();
         let error = run(source, &folder, &options).unwrap_err();
@@ -297,7 +279,7 @@ fn what_is_refused() {
 #[test]
 fn several_files() {
     use qllama::checkpoint::{CheckpointWriter, NewTensor};
-    let scratch = Scratch::new("files");
+    let temp = Temp::new();
     let tensor = |name: &str, dtype, shape: &[u64]| NewTensor { name: name.into(), dtype, shape: shape.to_vec() };
     let groups: Vec<Vec<NewTensor>> = (0..5)
         .map(|i| {
@@ -307,16 +289,16 @@ fn several_files() {
             ]
         })
         .collect();
-    let mut writer = CheckpointWriter::open(&scratch.0, &groups, 50).unwrap();
+    let mut writer = CheckpointWriter::open(&temp.0, &groups, 50).unwrap();
     assert_eq!(writer.file_names().count(), 3);
     for i in 0..5u8 {
         writer.write(&format!("{i}.half"), 2, &[i, i]).unwrap();
         writer.write(&format!("{i}.long"), 0, &[i; 16]).unwrap();
     }
-    writer.finish(&scratch.0).unwrap();
+    writer.finish(&temp.0).unwrap();
     let config = std::fs::read(path("tests/data/fixtures/qllama-base/config.json")).unwrap();
-    std::fs::write(scratch.0.join("config.json"), config).unwrap();
-    let checkpoint = block_on(Checkpoint::open(Box::new(Folder::open(&scratch.0).unwrap()))).unwrap();
+    std::fs::write(temp.0.join("config.json"), config).unwrap();
+    let checkpoint = block_on(Checkpoint::open(Box::new(Folder::open(&temp.0).unwrap()))).unwrap();
     assert_eq!(checkpoint.tensors().len(), 10);
     for i in 0..5u8 {
         let mut bytes = [9; 6];
@@ -327,9 +309,9 @@ fn several_files() {
         assert_eq!(long.offset % 8, 0);
     }
     let twice = [groups[0].clone(), groups[0].clone()];
-    assert_eq!(CheckpointWriter::open(&scratch.0, &twice, 1000).err().unwrap().code(), "E_DUP_KEY");
+    assert_eq!(CheckpointWriter::open(&temp.0, &twice, 1000).err().unwrap().code(), "E_DUP_KEY");
     let long = [vec![tensor("a", TensorType::F32, &[1 << 60, 4])]];
-    assert_eq!(CheckpointWriter::open(&scratch.0, &long, 1000).err().unwrap().code(), "E_OVERFLOW");
+    assert_eq!(CheckpointWriter::open(&temp.0, &long, 1000).err().unwrap().code(), "E_OVERFLOW");
 }
 
 /// The Python package that the layout comes from unpacks the same numbers.
@@ -344,11 +326,11 @@ fn the_python_package_agrees() {
         eprintln!("skipped: {python} (or QLLAMA_PYTHON) has no compressed-tensors with torch and safetensors");
         return;
     }
-    let scratch = Scratch::new("python");
+    let temp = Temp::new();
     for (bits, group_size, symmetric) in
         [(4, Some(32), true), (4, Some(32), false), (8, None, true), (8, Some(32), false)]
     {
-        let folder = scratch.0.join(format!("{bits}{symmetric}{}", group_size.unwrap_or(0)));
+        let folder = temp.0.join(format!("{bits}{symmetric}{}", group_size.unwrap_or(0)));
         let summary = tiny(&folder, &QuantizeOptions { bits, group_size, symmetric, ignore: Vec::new() });
         let weights = folder.join("model.safetensors");
         let out = std::process::Command::new(&python)

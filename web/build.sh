@@ -11,14 +11,8 @@ if [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
   out=target
 else
   # Debian's compiler builds the standard library with the crate.
-  missing=()
-  [ -x /usr/share/cargo/bin/cargo ] || missing+=(cargo-web)
-  [ -x /usr/bin/rustc ] || missing+=(rustc-web)
-  [ -d /usr/lib/rustlib/src/rust/library ] || missing+=(rust-web-src)
-  command -v wasm-ld >/dev/null || missing+=(lld)
-  if [ ${#missing[@]} != 0 ]; then
-    say "no Rust compiler here knows $target. Either: rustup target add $target"
-    say "or, on Debian: apt-get install ${missing[*]}"
+  if ! [[ -x /usr/share/cargo/bin/cargo && -x /usr/bin/rustc && -d /usr/lib/rustlib/src/rust/library ]] || ! command -v wasm-ld >/dev/null; then
+    say "no Rust compiler here knows $target: rustup target add $target, or on Debian run web/setup.sh"
     exit 1
   fi
   export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld

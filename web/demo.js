@@ -7,6 +7,8 @@ const status = $('status');
 const captionBox = $('caption');
 
 let model = null;
+/** Where it came from. */
+let origin = '';
 /** The picture that is shown, as a Blob or canvas. */
 let picture = null;
 let running = null;
@@ -35,6 +37,7 @@ async function load(url) {
   running?.abort();
   await model?.dispose();
   model = null;
+  origin = url;
   embeddings = new Map();
   ready();
   const bar = $('progress');
@@ -114,7 +117,7 @@ async function guarded(what) {
     if (error.name === 'AbortError') return;
     if (error.code === 'E_DEVICE_LOST') {
       say('The GPU was lost. Loading the model again…', true);
-      load($('url').value);
+      load(origin);
     } else say(words(error), true);
   }
 }
@@ -124,6 +127,7 @@ async function guarded(what) {
 async function show(image) {
   picture = image;
   const old = $('preview').src;
+  $('preview').alt = 'Your picture';
   $('preview').src = URL.createObjectURL(image instanceof Blob ? image : await new Promise((done) => image.toBlob(done)));
   if (old.startsWith('blob:')) URL.revokeObjectURL(old);
   $('frame').hidden = false;
@@ -269,7 +273,7 @@ $('shooting').onclose = closeCamera;
 
 const pad = $('pad');
 const ink = pad.getContext('2d', { willReadFrequently: true });
-let pen = { x: 128, y: 128, down: false };
+const pen = { x: 128, y: 128, down: false };
 function wipe() {
   ink.fillStyle = '#fff';
   ink.fillRect(0, 0, pad.width, pad.height);
@@ -434,7 +438,8 @@ if (supported.ok) {
   await load($('url').value);
 } else {
   $('missing').hidden = false;
-  const reason = navigator.gpu ? supported.reason : 'this browser has no WebGPU';
+  // The page has the list of browsers that the reason ends with where WebGPU is missing.
+  const reason = supported.reason.split('. ')[0];
   $('missing-reason').textContent = `${reason[0].toUpperCase()}${reason.slice(1)}.`;
   document.querySelector('main').hidden = true;
   say('');

@@ -1,5 +1,5 @@
 /** A picture. A Blob of a PNG, JPEG or WebP file is decoded by the engine itself, so that pixels are the same everywhere. */
-export type Picture = Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas;
+export type Picture = Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | HTMLVideoElement | VideoFrame;
 
 /** An error with a stable `code`, such as `E_HTTP`, `E_INPUT`, `E_IMAGE`, `E_STATE`, `E_ADAPTER` or `E_DEVICE_LOST`. */
 export class QLlamaError extends Error {
@@ -176,8 +176,8 @@ export class QLlama {
   forward(inputs: ForwardInputs, options?: { signal?: AbortSignal }): Promise<ForwardOutputs>;
   visionHiddenStates(image: Picture, options?: { signal?: AbortSignal }): Promise<Tensor>;
   /**
-   * `layer` counts the layers that look at the picture; the last one by default. The prompt stands behind the query
-   * tokens, which do not see it, so there is none to give.
+   * `layer` counts the layers that look at the picture; the last one by default. A `prompt` changes nothing: it would
+   * stand behind the query tokens, which do not see it.
    */
   attention(image: Picture, options?: { layer?: number; prompt?: string; signal?: AbortSignal }): Promise<AttentionMap>;
   dispose(): Promise<void>;

@@ -21,33 +21,33 @@ const abortError = (signal) =>
 
 const wrong = (message) => new QLlamaError('E_INPUT', message);
 
-let workers = 0;
-
 export class QLlama {
+  /** Keeps the constructor to `load`. */
+  static #key = Symbol('load');
   #worker;
+  /** Calls that are not answered yet, by id. */
   #calls = new Map();
   #next = 0;
+  /** Why the worker is no more. */
   #dead = null;
-  #disposed = false;
   #info = {};
+  /** Aborted with the worker's end. */
   #ended = new AbortController();
+  /** The worker's, and of the lock that it holds. */
   #name;
 
   /** Use `QLlama.load`. */
   constructor(key) {
     if (key !== QLlama.#key) throw new TypeError('use QLlama.load(url)');
-    const name = `qllama-${Date.now()}-${Math.random().toString(36).slice(2)}-${workers++}`;
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name });
+    this.#name = `qllama-${Date.now()}-${Math.random().toString(36).slice(2)}`;
+    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: this.#name });
     this.#worker.onmessage = ({ data }) => this.#received(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
       this.#die('E_INTERNAL', `the worker could not run: ${event.message ?? 'its script did not load'}`);
     };
     this.#worker.onmessageerror = () => this.#die('E_INTERNAL', 'a message of the worker could not be read');
-    this.#name = name;
   }
-
-  static #key = Symbol('load');
 
   /** Whether models can run here: `{ ok, reason? }`. */
   static async supported() {
@@ -97,7 +97,7 @@ export class QLlama {
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;
     } catch (error) {
-      model.#end();
+      await model.dispose();
       throw error;
     }
   }
@@ -199,29 +199,16 @@ export class QLlama {
 
   /** Frees the model and ends the worker. Pending calls are rejected; a second `dispose` does nothing. */
   async dispose() {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    // Ending the worker frees its GPU device and its memory, also where a call runs.
-    this.#end();
-    this.#reject(new QLlamaError('E_STATE', 'the model was disposed of'));
+    this.#die('E_STATE', 'the model was disposed of; load it again');
   }
 
-  #end() {
-    this.#dead ??= new QLlamaError('E_STATE', 'the model was disposed of');
-    this.#ended.abort();
-    this.#worker.terminate();
-  }
-
+  /** Ends the worker, which frees its GPU device and its memory, also where a call runs; rejects what is pending. */
   #die(code, message) {
-    if (this.#disposed || this.#dead) return;
+    if (this.#dead) return;
     this.#dead = new QLlamaError(code, message);
     this.#ended.abort();
     this.#worker.terminate();
-    this.#reject(this.#dead);
-  }
-
-  #reject(error) {
-    for (const call of [...this.#calls.values()]) call.settle(() => call.reject(error));
+    for (const call of [...this.#calls.values()]) call.settle(() => call.reject(this.#dead));
   }
 
   /** Learns of the worker's end by the lock that it holds while it lives. */
@@ -236,10 +223,10 @@ export class QLlama {
   #received(data) {
     if (data.alive) return this.#watch();
     if (data.fatal) return this.#die('E_INTERNAL', data.fatal);
+    if (data.lost) return this.#die('E_DEVICE_LOST', data.lost);
     if (data.info) Object.assign(this.#info, data.info);
-    const call = this.#calls.get(data.id);
-    if (data.error?.fatal) return this.#die('E_INTERNAL', data.error.message);
     if (data.error?.code === 'E_DEVICE_LOST') return this.#die('E_DEVICE_LOST', data.error.message);
+    const call = this.#calls.get(data.id);
     if (!call) return;
     if (data.progress) {
       try {
@@ -259,7 +246,6 @@ export class QLlama {
   }
 
   #call(method, args, { signal, onPiece, onProgress, transfer = [] } = {}) {
-    if (this.#disposed) return Promise.reject(new QLlamaError('E_STATE', 'the model was disposed of; load it again'));
     if (this.#dead) return Promise.reject(this.#dead);
     if (signal?.aborted) return Promise.reject(abortError(signal));
     return new Promise((resolve, reject) => {
@@ -411,7 +397,7 @@ async function transferable(image) {
       throw new QLlamaError('E_IMAGE', `this picture cannot be read: ${error.message}`);
     }
   }
-  throw wrong('image: expected a Blob, ImageBitmap, ImageData, HTMLImageElement or HTMLCanvasElement');
+  throw wrong('image: expected a Blob, ImageBitmap, ImageData, image, canvas, video or VideoFrame');
 }
 
 const bitmaps = (images) => images.filter((image) => image.bitmap).map((image) => image.bitmap);

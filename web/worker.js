@@ -17,15 +17,28 @@ self.navigator.locks?.request(self.name, () => {
   return new Promise(() => {});
 });
 
-// A trap ends the engine. What it says went to `qllamaPanic` before.
-function fatal(event) {
-  const message = self.qllamaPanic ?? event.message ?? event.reason?.message ?? String(event.reason);
-  if (!self.qllamaPanic && !(event.error instanceof WebAssembly.RuntimeError) && !(event.reason instanceof WebAssembly.RuntimeError)) return;
-  event.preventDefault();
-  self.postMessage({ fatal: `the engine stopped: ${message}` });
+// The loss of the engine's device is told at once: what is waited for may be a download, which would not notice.
+if (self.GPUAdapter) {
+  const { requestDevice } = GPUAdapter.prototype;
+  GPUAdapter.prototype.requestDevice = async function (...args) {
+    const device = await requestDevice.apply(this, args);
+    device.lost.then(({ reason, message }) => {
+      if (reason !== 'destroyed') self.postMessage({ lost: `the GPU device was lost: ${message.replace(/\.$/, '')}; load the model again` });
+    });
+    return device;
+  };
 }
-self.addEventListener('error', fatal);
-self.addEventListener('unhandledrejection', fatal);
+
+// A trap ends the engine. What it says went to `qllamaPanic` before.
+const stopped = (reason) => self.postMessage({ fatal: `the engine stopped: ${reason}` });
+function uncaught(event) {
+  const error = event.error ?? event.reason;
+  if (!self.qllamaPanic && !(error instanceof WebAssembly.RuntimeError)) return;
+  event.preventDefault();
+  stopped(self.qllamaPanic ?? error.message);
+}
+self.addEventListener('error', uncaught);
+self.addEventListener('unhandledrejection', uncaught);
 
 self.onmessage = ({ data }) => {
   if (data.abort !== undefined) {
@@ -45,7 +58,8 @@ self.onmessage = ({ data }) => {
       });
       self.postMessage({ id, value, info: info() });
     } catch (error) {
-      self.postMessage({ id, error: plain(error), info: info() });
+      if (self.qllamaPanic) stopped(self.qllamaPanic);
+      else self.postMessage({ id, error: plain(error), info: info() });
     } finally {
       controllers.delete(id);
     }
@@ -53,13 +67,12 @@ self.onmessage = ({ data }) => {
 };
 
 function plain(error) {
-  if (self.qllamaPanic) return { code: 'E_INTERNAL', message: `the engine stopped: ${self.qllamaPanic}`, fatal: true };
   if (error?.name === 'AbortError') return { code: 'E_ABORTED', message: 'cancelled' };
   return { code: error?.code ?? 'E_INTERNAL', message: error?.message ?? String(error) };
 }
 
 function info() {
-  if (!model || self.qllamaPanic) return null;
+  if (!model) return null;
   return {
     ...model.info(),
     adapter,
@@ -155,7 +168,7 @@ const methods = {
         progress('download', bytes, total);
       },
     });
-    [wasm, adapter] = await Promise.all([wasm ?? init(), adapterName(), files.open()]);
+    [wasm, adapter] = await Promise.all([init(), adapterName(), files.open()]);
     const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
     const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
@@ -198,9 +211,4 @@ const methods = {
   visionHiddenStates: async ({ image }) => model.visionHiddenStates(await picture(image)),
 
   attention: async ({ image, layer }) => model.attention(await picture(image), layer),
-
-  async dispose() {
-    model?.free();
-    model = null;
-  },
 };

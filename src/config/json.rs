@@ -202,14 +202,12 @@ impl<'a> Fields<'a> {
 
     /// One of `allowed`; absent or null is the first of them.
     pub(crate) fn word(&self, key: &str, allowed: &[&'static str]) -> Result<&'static str> {
-        match self.given(key) {
-            None => Ok(allowed[0]),
-            Some(Json::Text(t)) => match allowed.iter().find(|a| *a == t) {
-                Some(word) => Ok(word),
-                None => Err(self.unexpected(key, &format!("one of {}", allowed.join(", ")))),
-            },
-            Some(_) => Err(self.unexpected(key, &format!("one of {}", allowed.join(", ")))),
-        }
+        let word = match self.given(key) {
+            None => allowed.first(),
+            Some(Json::Text(t)) => allowed.iter().find(|a| *a == t),
+            Some(_) => None,
+        };
+        word.copied().ok_or_else(|| self.unexpected(key, &format!("one of {}", allowed.join(", "))))
     }
 
     /// A list of texts; absent or null is an empty one.

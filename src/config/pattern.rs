@@ -45,19 +45,17 @@ impl Pattern {
         let mut now = Vec::new();
         let mut seen = vec![false; self.steps.len()];
         let mut chars = text.chars().peekable();
-        let mut at_start = true;
-        if self.follow(0, at_start, chars.peek().is_none(), &mut seen, &mut now) {
+        if self.follow(0, true, chars.peek().is_none(), &mut seen, &mut now) {
             return true;
         }
         while let Some(c) = chars.next() {
-            at_start = false;
             let at_end = chars.peek().is_none();
             let mut next = Vec::new();
             seen.fill(false);
             for &at in &now {
                 let Step::Any(negated, ranges) = &self.steps[at] else { continue };
                 if ranges.iter().any(|(a, b)| (*a..=*b).contains(&c)) != *negated
-                    && self.follow(at + 1, at_start, at_end, &mut seen, &mut next)
+                    && self.follow(at + 1, false, at_end, &mut seen, &mut next)
                 {
                     return true;
                 }

@@ -136,22 +136,22 @@ fn read_group(file: &str, at: &str, json: &Json, file_format: &str) -> Result<Qu
     let weights_at = f.pointer("weights");
     let weights = f.get("weights").ok_or_else(|| f.unexpected("weights", "an object"))?;
     let w = Fields::of(file, &weights_at, weights)?;
-    let num_bits = w.whole("num_bits", 4, 8, None)?;
-    if !matches!(num_bits, 4 | 8) {
-        return Err(w.unexpected("num_bits", "4 or 8"));
-    }
+    let num_bits = match w.get("num_bits") {
+        Some(Json::Whole(n @ (4 | 8))) => *n as usize,
+        _ => return Err(w.unexpected("num_bits", "4 or 8")),
+    };
     w.word("type", &["int"])?;
     w.unsupported("dynamic", "weights cannot be quantized dynamically")?;
     w.unsupported("block_structure", "blocks are not supported")?;
     if !matches!(w.given("actorder"), None | Some(Json::Bool(false))) {
         w.word("actorder", &["weight", "static"])?; // these two leave the stored order alone
     }
-    let no_group =
-        matches!(w.get("group_size"), None | Some(Json::Null)) || w.get("group_size") == Some(&Json::Number(-1.0));
+    let minus_one = w.get("group_size") == Some(&Json::Number(-1.0));
+    let no_group = minus_one || w.given("group_size").is_none();
     // Without a strategy the package itself infers one from the group's size.
     let channel = match w.given("strategy") {
         Some(_) => w.word("strategy", &["group", "channel"])? == "channel",
-        None => w.get("group_size") == Some(&Json::Number(-1.0)),
+        None => minus_one,
     };
     let group_size = match channel {
         true if no_group => None,

@@ -10,12 +10,12 @@ use crate::checkpoint::TensorType;
 use crate::matrix::Format;
 use crate::tensor::DType;
 
-/// Scales and offsets of repacked blocks, in the order of the blocks.
+/// Scales and offsets of groups, in their order.
 #[derive(Default)]
-pub struct Repacked {
-    /// In the type that [`on_device`] names.
+pub struct GroupScales {
+    /// In the type that the part keeps them in: for blocks, what [`on_device`] names.
     pub scales: Vec<u8>,
-    /// None for types whose zero is in the middle.
+    /// None where the zero is in the middle.
     pub offsets: Vec<f32>,
 }
 
@@ -41,7 +41,7 @@ pub fn on_device(dtype: TensorType) -> (Format, DType, bool) {
 ///
 /// # Errors
 /// The index of the first element of a block whose scale or offset is not a finite number.
-pub fn repack(dtype: TensorType, blocks: &[u8], words: &mut Vec<u32>, out: &mut Repacked) -> Result<(), usize> {
+pub fn repack(dtype: TensorType, blocks: &[u8], words: &mut Vec<u32>, out: &mut GroupScales) -> Result<(), usize> {
     for (number, block) in blocks.chunks_exact(dtype.bytes()).enumerate() {
         let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
         let (d, second) = (half(0), half(2));
@@ -188,7 +188,7 @@ mod tests {
                     block[2..4].copy_from_slice(&f16::from_f32(-0.3 * i as f32).to_le_bytes());
                 }
             }
-            let (mut words, mut out) = (Vec::new(), Repacked::default());
+            let (mut words, mut out) = (Vec::new(), GroupScales::default());
             repack(dtype, &blocks, &mut words, &mut out).unwrap();
             let (format, scale_type, offsets) = on_device(dtype);
             assert_eq!(words.len(), rows * format.row_words(cols), "{dtype}");

@@ -11,23 +11,68 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use qllama::Device;
+use pollster::block_on;
+use qllama::checkpoint::Checkpoint;
 use qllama::forward::Array;
 use qllama::gpu::{Gpu, candidates};
 use qllama::model::Model;
-use qllama::source::Folder;
+use qllama::source::{Folder, Source};
+use qllama::{Device, Result};
 use safetensors::{Dtype, SafeTensors};
+
+pub const BASE: &str = "tests/data/fixtures/qllama-base";
+pub const TINY: &str = "tests/data/fixtures/internvl-tiny";
+pub const EMOJI: &str = "models/emoji-tiny";
 
 /// A path in the repository.
 pub fn path(relative: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
 }
 
+/// As [`path`], for an argument of the program.
+pub fn repository(relative: &str) -> String {
+    path(relative).to_str().unwrap().into()
+}
+
+/// A picture that can be captioned.
+pub fn picture() -> String {
+    let pictures = std::fs::read_dir(path(EMOJI).join("pictures")).unwrap();
+    pictures.map(|e| e.unwrap().path()).min().unwrap().to_str().unwrap().into()
+}
+
+/// A folder of fixtures.
+pub fn fixture(folder: &str) -> PathBuf {
+    path("tests/data/fixtures").join(folder)
+}
+
+/// The `config.json` of qllama-base.
+pub fn base_config() -> Vec<u8> {
+    std::fs::read(fixture("qllama-base").join("config.json")).unwrap()
+}
+
+/// Opens a checkpoint.
+pub fn open(source: impl Source + 'static) -> Result<Checkpoint> {
+    block_on(Checkpoint::open(Box::new(source)))
+}
+
+/// The code of an error, whose message must be fit to print; `ok` for a success.
+pub fn code<T>(result: Result<T>) -> &'static str {
+    match result {
+        Ok(_) => "ok",
+        Err(error) => {
+            let message = error.to_string();
+            assert!(message.len() < 2000 && !message.contains('\n') && !message.contains('\0'), "{message:?}");
+            assert!(!message.contains(env!("CARGO_MANIFEST_DIR")), "{message:?}");
+            error.code()
+        }
+    }
+}
+
 /// The first adapter, opened once a test program.
 pub fn gpu() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     let open = || {
-        pollster::block_on(async {
+        block_on(async {
             let first = candidates().await.into_iter().next();
             let first = first.expect("no WebGPU adapter: install a Vulkan driver, for example mesa-vulkan-drivers");
             Device::gpu(Gpu::open(first).await.unwrap())
@@ -38,11 +83,11 @@ pub fn gpu() -> Device {
 
 pub fn load(folder: &str, device: &Device) -> Model {
     let source = Box::new(Folder::open(path(folder)).unwrap());
-    pollster::block_on(Model::load(source, device, &mut |_| {})).unwrap()
+    block_on(Model::load(source, device, &mut |_| {})).unwrap()
 }
 
 /// A folder of a test's own that goes with it.
-pub struct Temp(PathBuf);
+pub struct Temp(pub PathBuf);
 
 impl Temp {
     pub fn new() -> Temp {
@@ -74,6 +119,11 @@ impl Temp {
         self.0.join(name).to_str().unwrap().into()
     }
 
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Temp {
+        std::fs::write(self.0.join(name), bytes).unwrap();
+        self
+    }
+
     /// Names of the files in it, in order.
     pub fn names(&self) -> BTreeSet<String> {
         std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
@@ -98,6 +148,23 @@ pub fn printed(args: &[&str]) -> String {
     let Output { status, stdout, stderr } = program(args).output().unwrap();
     assert!(status.success(), "{args:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
+}
+
+/// Runs the program, which must fail with `code` and a message that has all of `words`.
+pub fn fails(args: &[&str], code: &str, words: &[&str]) {
+    let output = program(args).output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    let what = format!("{args:?}\n{message}");
+    assert_eq!(output.status.code(), Some(1), "{what}");
+    assert!(output.stdout.is_empty(), "something was printed: {what}");
+    assert_eq!(message.trim_end().lines().count(), 1, "not one line: {what}");
+    assert!(message.trim_end().ends_with(&format!("[{code}]")), "expected {code}: {what}");
+    for word in words {
+        assert!(message.contains(word), "{word:?} is not in the message: {what}");
+    }
+    for folder in [std::env::temp_dir(), path("")] {
+        assert!(!message.contains(folder.to_str().unwrap().trim_end_matches('/')), "a path is in the message: {what}");
+    }
 }
 
 /// A fixture's inputs and expected outputs; remembers which keys a test read.

@@ -74,3 +74,22 @@ export async function apiPage(browser, server) {
   });
   return page;
 }
+
+/**
+ * How long each task of the page's own thread ran while `code` did, in milliseconds. It is the time that the thread had a
+ * processor: what else a busy machine does lengthens no task, and a page's thread cannot wait within one.
+ */
+export async function tasksDuring(page, code) {
+  const session = await page.context().newCDPSession(page);
+  const events = [];
+  session.on('Tracing.dataCollected', ({ value }) => events.push(...value));
+  const complete = new Promise((resolve) => session.once('Tracing.tracingComplete', resolve));
+  await session.send('Tracing.start', { transferMode: 'ReportEvents', traceConfig: { includedCategories: ['disabled-by-default-devtools.timeline', 'blink.user_timing'] } });
+  await page.evaluate(() => performance.mark('tasks of this thread'));
+  await page.evaluate(code);
+  await session.send('Tracing.end');
+  await complete;
+  await session.detach();
+  const { pid, tid } = events.find((event) => event.name === 'tasks of this thread');
+  return events.filter((event) => event.pid === pid && event.tid === tid && event.name === 'RunTask' && event.tdur !== undefined).map((event) => event.tdur / 1000);
+}

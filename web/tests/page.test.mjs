@@ -241,14 +241,21 @@ test('a text model is told from one that sees', async () => {
   assert.deepEqual([await page.isDisabled('#rank'), await page.isDisabled('#find')], [true, true]);
 });
 
-test('without WebGPU, the page says which browsers have it', async () => {
-  const other = await browser.context.newPage();
-  await other.addInitScript(() => Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined }));
-  await other.goto(server.url);
-  await other.waitForSelector('#missing:not([hidden])');
-  assert.match(await other.textContent('#missing'), /Safari 26/);
-  await other.screenshot({ path: join(out, 'missing.png') });
-  await other.close();
+test('without WebGPU, the page says why, and which browsers have it', async () => {
+  const reasons = { true: 'This browser has no WebGPU.', false: 'WebGPU needs a secure page: open it by https, or from localhost.' };
+  for (const [secure, reason] of Object.entries(reasons)) {
+    const other = await browser.context.newPage();
+    await other.addInitScript((secure) => {
+      Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined });
+      Object.defineProperty(globalThis, 'isSecureContext', { get: () => secure });
+    }, secure === 'true');
+    await other.goto(server.url);
+    await other.waitForSelector('#missing:not([hidden])');
+    assert.equal(await other.textContent('#missing-reason'), reason);
+    assert.match(await other.textContent('#missing'), /Safari 26/);
+    if (secure === 'true') await other.screenshot({ path: join(out, 'missing.png') });
+    await other.close();
+  }
 });
 
 test('nothing went wrong on the page meanwhile', () => assert.deepEqual(errors, []));
