@@ -84,19 +84,15 @@ impl Cached {
     fn new(pool: &mut qllama::executor::Pool, heads: Heads, dtype: DType, rows: usize) -> Result<Cached> {
         let table: Vec<u32> = (0..=rows as u32).collect();
         let (table, past) = (pool.u32(&[1, rows + 1], &table)?, pool.u32(&[1], &[rows as u32])?);
-        let mut filled = || {
-            let tensor = pool.alloc(dtype, &[rows + 1, heads.kv_width()])?;
-            let values = floats(tensor.len());
-            match dtype {
-                DType::F16 => {
-                    let halves: Vec<_> = values.into_iter().map(half::f16::from_f32).collect();
-                    pool.device().write_all(tensor, &halves)?;
-                }
-                _ => pool.device().write_all(tensor, &values)?,
-            }
-            Ok(tensor)
-        };
-        Ok(Cached { table, past, cache: KvCache { k: filled()?, v: filled()? } })
+        let cache = KvCache::alloc(pool, dtype, rows + 1, heads)?;
+        let values = floats((rows + 1) * heads.kv_width());
+        let halves: Vec<_> = values.iter().copied().map(half::f16::from_f32).collect();
+        let bytes = if dtype == DType::F16 { bytemuck::cast_slice(&halves) } else { bytemuck::cast_slice(&values) };
+        for tensor in [cache.k, cache.v] {
+            // A texture puts rows in another order than keys have there: here any will do.
+            pool.device().write_rows(tensor, 0, &bytes[..(rows + 1) / 32 * 32 * tensor.width() * dtype.bytes()])?;
+        }
+        Ok(Cached { table, past, cache })
     }
 
     fn keys(&self) -> Keys {

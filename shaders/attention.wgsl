@@ -33,8 +33,6 @@ struct Params {
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, rows, heads, HEAD_DIM], or [count, out_width]
 @group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch * rows, q_width]
-@group(0) @binding(2) var<storage, read> k: array<u32>;          // [_, k_width] f32 or f16
-@group(0) @binding(3) var<storage, read> v: array<u32>;          // [_, v_width] f32 or f16
 @group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
 @group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
 @group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, rows, mask_width]
@@ -56,13 +54,13 @@ fn product(start: u32) -> f32 {
     var sum = 0.0;
     if K_FORMAT == 1u {
         for (var i = 0u; i < HEAD_DIM; i += 2u) {
-            let pair = unpack2x16float(k[(start + i) / 2u]);
+            let pair = unpack2x16float(key_word((start + i) / 2u));
             sum += query[i] * pair.x;
             sum += query[i + 1u] * pair.y;
         }
     } else {
         for (var i = 0u; i < HEAD_DIM; i++) {
-            sum += query[i] * bitcast<f32>(k[start + i]);
+            sum += query[i] * bitcast<f32>(key_word(start + i));
         }
     }
     return sum;
@@ -70,9 +68,9 @@ fn product(start: u32) -> f32 {
 
 fn value(index: u32) -> f32 {
     if V_FORMAT == 1u {
-        return unpack2x16float(v[index / 2u])[index % 2u];
+        return unpack2x16float(value_word(index / 2u))[index % 2u];
     }
-    return bitcast<f32>(v[index]);
+    return bitcast<f32>(value_word(index));
 }
 
 fn masked(score: f32, batch: u32, row: u32, t: u32, before: u32) -> f32 {

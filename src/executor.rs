@@ -34,7 +34,7 @@ pub struct DeviceInfo {
     /// A software adapter's buffers are host memory.
     pub software: bool,
     pub subgroups: bool,
-    /// What holds weights: `Pieces` on software adapters, `Buffer` elsewhere.
+    /// What holds weights, and keys and values while texts are made: `Pieces` on software adapters, `Buffer` elsewhere.
     pub weights: Storage,
     /// The largest buffer range, in bytes, that one binding may cover.
     pub max_binding_bytes: u64,

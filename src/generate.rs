@@ -17,7 +17,7 @@ use crate::ops::reorder::reorder;
 use crate::ops::rope::KvCache;
 use crate::ops::sample::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, sample};
 use crate::ops::top_k::{MAX_K, top_k};
-use crate::qllama::{CrossStates, Observed, Pass, Qllama};
+use crate::qllama::{CrossStates, Layer, Observed, Pass, Qllama};
 use crate::recording::Recording;
 use crate::tensor::{DType, Tensor};
 
@@ -251,13 +251,9 @@ impl<'a> Session<'a> {
         let heads = model.heads();
         // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
         let cache_rows = batch * prompt_rows + rows * new;
-        let width = heads.kv_heads * heads.head_dim;
         let mut cache_pool = device.pool();
-        let mut caches = Vec::with_capacity(model.layers.len());
-        for _ in &model.layers {
-            let k = cache_pool.alloc(options.kv_cache, &[cache_rows, width])?;
-            caches.push(KvCache { k, v: cache_pool.alloc(options.kv_cache, &[cache_rows, width])? });
-        }
+        let cache = |_: &Layer| KvCache::alloc(&mut cache_pool, options.kv_cache, cache_rows, heads);
+        let caches = model.layers.iter().map(cache).collect::<Result<Vec<_>>>()?;
         let own = |row: usize, t: usize| (batch * prompt_rows + row * new + t - prompt_rows) as u32;
         let table: Vec<u32> = (0..rows)
             .flat_map(|row| {

@@ -485,14 +485,13 @@ impl Model {
         let Alone { batch, rows, mask, cross } = alone;
         let decoder = &self.parts.decoder;
         let heads = decoder.heads();
-        let width = heads.kv_heads * heads.head_dim;
         let limit = decoder.config.max_position_embeddings;
         if rows > limit {
             return Err(Error::Context { need: rows, max: limit });
         }
-        let caches: Vec<_> = (0..decoder.layers.len())
-            .map(|_| KvCache { k: r.scratch_f32(&[batch * rows, width]), v: r.scratch_f32(&[batch * rows, width]) })
-            .collect();
+        let storage = KvCache::storage(self.device.info().weights, DType::F32, batch * rows, heads);
+        let mut scratch = || r.scratch_in(storage, DType::F32, &[batch * rows, heads.kv_width()]);
+        let caches: Vec<_> = decoder.layers.iter().map(|_| KvCache { k: scratch(), v: scratch() }).collect();
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..rows as u32).collect();
         let slots: Vec<u32> = (0..(batch * rows) as u32).collect();
         let pass = Pass {

@@ -260,7 +260,7 @@ impl Activations {
             largest = sizes.max().unwrap_or(0).max(largest);
             info.scratch_bytes(r)
         };
-        let bytes = |tensor: Tensor| tensor.size_bytes() as u64;
+        let bytes = |tensor: Tensor| tensor.held_bytes() as u64;
         let stand_in = |dtype, shape: &[usize]| Tensor::new(0, dtype, shape);
         let f32 = |shape: &[usize]| stand_in(DType::F32, shape);
         let u32 = |shape: &[usize]| stand_in(DType::U32, shape);
@@ -298,8 +298,9 @@ impl Activations {
         let queries = if rows > 0 { text.num_query_token } else { 0 };
         let prompt = (queries + PLANNED_PROMPT).min(text.max_position_embeddings).min(MOST_ROWS);
         let decoder = &parts.decoder;
-        let width = text.num_key_value_heads * text.head_dim;
-        let cache = f32(&[prompt + PLANNED_BEAMS * PLANNED_NEW, width]);
+        let rows = prompt + PLANNED_BEAMS * PLANNED_NEW;
+        let storage = KvCache::storage(info.weights, DType::F32, rows, decoder.heads());
+        let cache = f32(&[rows, decoder.heads().kv_width()]).stored(storage);
         let caches = vec![KvCache { k: cache, v: cache }; text.num_hidden_layers];
         let table = u32(&[PLANNED_BEAMS, prompt + PLANNED_NEW]);
         let mut passes = 0;
@@ -325,7 +326,8 @@ impl Activations {
             // The logits of each beam, and what beam search makes of them.
             passes += scratch(&r) + 3 * bytes(f32(&[PLANNED_BEAMS, text.vocab_size]));
         }
-        largest = crossed.layers.iter().flatten().chain([&cache]).map(|t| bytes(*t)).fold(largest, u64::max);
+        let buffers = crossed.layers.iter().flatten().chain([&cache]).filter(|t| t.storage == Storage::Buffer);
+        largest = buffers.map(|t| bytes(*t)).fold(largest, u64::max);
         let kept = 2 * text.num_hidden_layers as u64 * bytes(cache) + 4 * bytes(table);
         Ok(Activations { vision, cross, decoder: states + crossed_bytes + kept + passes, largest })
     }

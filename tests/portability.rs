@@ -61,11 +61,9 @@ fn kernels() -> Vec<(PathBuf, Vec<String>)> {
                 found.push((op.clone(), vec![rows.into(), shader.into()]));
             }
         }
-        for arguments in text.split("reading_matrix!(").skip(1) {
+        for arguments in text.split("shader!(").skip(1) {
             let arguments = arguments.split(')').next().unwrap_or_default();
-            let mut shaders: Vec<String> = arguments.split('"').skip(1).step_by(2).map(String::from).collect();
-            shaders.insert(1, "matrix.wgsl".into());
-            found.push((op.clone(), shaders));
+            found.push((op.clone(), arguments.split('"').skip(1).step_by(2).map(String::from).collect()));
         }
     }
     found

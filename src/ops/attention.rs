@@ -4,24 +4,42 @@ use bytemuck::{Pod, Zeroable};
 
 use super::linear::dot;
 use super::rope::Heads;
-use super::{LANES, grid, read, stage, write, writing_rows};
+use super::{LANES, grid, read, shader, stage, write};
 use crate::matrix::{dtype_code, read_float};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, Storage, Tensor};
 
-static KERNEL: Kernel =
-    Kernel { name: "attention", source: include_str!("../../shaders/attention.wgsl"), reference, subgroups: false };
+/// Any call; with keys and values in buffers, and in textures.
+static PLAIN: [Kernel; 2] = [
+    kernel("attention", shader!("keys_words.wgsl", "attention.wgsl")),
+    kernel("attention, textures", shader!("keys_textures.wgsl", "attention.wgsl")),
+];
 /// The most keys for `attention_rows`. Mesa's software adapter ends loops after 65535 rounds of an invocation, all loops
 /// counted together; the kernel has up to 32 rounds a key.
 const MAX_KEYS_OF_ROWS: usize = 2000;
-static ROWS: Kernel = Kernel {
-    name: "attention_rows",
-    source: include_str!("../../shaders/attention_rows.wgsl"),
-    reference,
-    subgroups: false,
-};
+static ROWS: [Kernel; 2] = [
+    kernel("attention_rows", shader!("keys_words.wgsl", "attention_rows.wgsl")),
+    kernel("attention_rows, textures", shader!("keys_textures.wgsl", "attention_rows.wgsl")),
+];
+/// With keys and values in buffers, and in textures; each with the result in a buffer, and in a texture.
+static STEP: [[Kernel; 2]; 2] = [
+    [
+        kernel("attention_step", shader!("y_buffers.wgsl", "keys_pieces.wgsl", "attention_step.wgsl")),
+        kernel("attention_step, y in textures", shader!("y_textures.wgsl", "keys_pieces.wgsl", "attention_step.wgsl")),
+    ],
+    [
+        kernel(
+            "attention_step, keys in textures",
+            shader!("y_buffers.wgsl", "keys_textures.wgsl", "attention_step.wgsl"),
+        ),
+        kernel("attention_step, textures", shader!("y_textures.wgsl", "keys_textures.wgsl", "attention_step.wgsl")),
+    ],
+];
 
-static STEP: [Kernel; 2] = writing_rows!("attention_step", "attention_step.wgsl");
+const fn kernel(name: &'static str, source: &'static str) -> Kernel {
+    Kernel { name, source, reference, subgroups: false }
+}
+
 /// The largest head_dim for `attention_step`, which keeps 16 elements of the result in each of eight lanes.
 const MAX_HEAD_DIM_OF_STEP: usize = 128;
 
@@ -178,6 +196,11 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
     let in_pieces = |view: View| {
         [view.column, view.tensor.width(), head_dim].iter().all(|n| n.is_multiple_of(16 / view.tensor.dtype.bytes()))
     };
+    let textures = usize::from(k.tensor.storage != Storage::Buffer);
+    assert!(
+        k.tensor.storage == v.tensor.storage && (textures == 0 || in_pieces(k) && in_pieces(v)),
+        "attention: k {k:?}, v {v:?}, {heads:?}"
+    );
     let one_row = rows == 1 && k.tensor.dtype == v.tensor.dtype && in_pieces(k) && in_pieces(v);
     let step = one_row && head_dim <= MAX_HEAD_DIM_OF_STEP;
     // Nobody would write what is behind the last column of a staged row.
@@ -230,18 +253,18 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
                 ("FORMAT", dtype_code(k.tensor.dtype)),
                 ("MASK", f64::from(mask_code)),
             ];
-            let kernel = &STEP[usize::from(out.storage != Storage::Buffer)];
+            let kernel = &STEP[textures][usize::from(out.storage != Storage::Buffer)];
             r.dispatch(kernel, &constants, &operands, params, grid(count));
             return;
         }
         if rows == 1 || with_probabilities || capacity > MAX_KEYS_OF_ROWS {
-            r.dispatch(&KERNEL, &constants, &operands, params, grid(count));
+            r.dispatch(&PLAIN[textures], &constants, &operands, params, grid(count));
             return;
         }
         let constants: Vec<_> =
             constants.into_iter().filter(|(name, _)| !["PROBABILITIES", "BLOCK"].contains(name)).collect();
         let invocations = count * head_dim.div_ceil(32);
-        r.dispatch(&ROWS, &constants, &operands, params, grid(invocations.div_ceil(LANES as usize)));
+        r.dispatch(&ROWS[textures], &constants, &operands, params, grid(invocations.div_ceil(LANES as usize)));
     };
     if let Some(out) = probabilities {
         assert_eq!(
@@ -300,7 +323,9 @@ fn reference(call: &Call) {
                 weights.iter_mut().for_each(|w| *w = (*w - highest).exp());
                 let sum = weights.iter().map(|w| f64::from(*w)).sum::<f64>() as f32;
                 weights.iter_mut().for_each(|w| *w /= sum);
-                if std::ptr::eq(call.dispatch.kernel, &KERNEL) && call.constant("PROBABILITIES") == 1 {
+                if PLAIN.iter().any(|plain| std::ptr::eq(call.dispatch.kernel, plain))
+                    && call.constant("PROBABILITIES") == 1
+                {
                     let to =
                         &mut out[((b * heads + head) * rows + row) * p.out_width as usize..][..p.out_width as usize];
                     to[..keys].copy_from_slice(&weights);
@@ -365,23 +390,22 @@ mod tests {
         heads: Heads,
         dtype: DType,
         kind: Kind,
+        /// What holds keys and values.
+        keys_in: Storage,
+        /// The storage asked for; from a texture, the output is returned as a linear layer sees it.
+        out_in: Storage,
+    }
+
+    /// Rows of `tensor` in a texture, bit by bit. They have a multiple of 32 words.
+    fn in_texture(r: &mut Recording, tensor: Tensor) -> Tensor {
+        let words = Tensor::new(tensor.id, DType::F32, &[tensor.rows(), tensor.width() * tensor.dtype.bytes() / 4]);
+        let staged = stage::stage(r, words, 0..words.rows(), Storage::Pieces);
+        Tensor::new(staged.id, tensor.dtype, tensor.shape()).stored(Storage::Pieces)
     }
 
     /// Records the case over a cache with spare rows in shuffled order; returns [output] or [output, probabilities].
     fn cached(c: &Case, pool: &mut Pool, r: &mut Recording, random: &mut Random, probabilities: bool) -> Vec<Tensor> {
-        cached_in(Storage::Buffer, c, pool, r, random, probabilities)
-    }
-
-    /// As `cached`; from another storage, the output as a linear layer sees it.
-    fn cached_in(
-        storage: Storage,
-        c: &Case,
-        pool: &mut Pool,
-        r: &mut Recording,
-        random: &mut Random,
-        probabilities: bool,
-    ) -> Vec<Tensor> {
-        let Case { batch, rows, past, heads, dtype, kind } = *c;
+        let Case { batch, rows, past, heads, dtype, kind, keys_in, out_in } = *c;
         let keys = past + rows;
         let capacity = keys + 3;
         let slots = batch * capacity + 5;
@@ -389,8 +413,11 @@ mod tests {
             pool.f32(&[batch * rows, heads.q_width() + 7], &random.f32s(batch * rows * (heads.q_width() + 7))).unwrap();
         // Larger than the scores of trained models, so that weights differ.
         let scale = 4.0 / (heads.head_dim as f32).sqrt();
-        let k = floats(pool, random, dtype, slots, heads.kv_width());
-        let v = floats(pool, random, dtype, slots, heads.kv_width());
+        let mut k = floats(pool, random, dtype, slots, heads.kv_width());
+        let mut v = floats(pool, random, dtype, slots, heads.kv_width());
+        if keys_in != Storage::Buffer {
+            (k, v) = (in_texture(r, k), in_texture(r, v));
+        }
         let mut order: Vec<u32> = (0..slots as u32).collect();
         for i in (1..slots).rev() {
             order.swap(i, random.below(i as u32 + 1) as usize);
@@ -435,13 +462,11 @@ mod tests {
         let q = View { tensor: qkv, column: 4 };
         let (k, v) = (View::all(k), View::all(v));
         let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities: p };
-        if storage != Storage::Buffer {
-            let out = attention(r, a, storage);
-            assert_eq!(out.storage, storage);
-            let out = seen(pool, r, random, out, heads.q_width());
-            return vec![keep(pool, r, out)];
+        let mut out = attention(r, a, out_in);
+        assert_eq!(out.storage, out_in);
+        if out_in != Storage::Buffer {
+            out = seen(pool, r, random, out, heads.q_width());
         }
-        let out = attention(r, a, storage);
         [Some(keep(pool, r, out)), p].into_iter().flatten().collect()
     }
 
@@ -462,7 +487,16 @@ mod tests {
                     continue;
                 }
                 for kind in [Kind::None, Kind::Causal, Kind::Padded, Kind::Zero(3), Kind::Zero(100), Kind::Additive] {
-                    let case = Case { batch, rows, past, heads, dtype, kind };
+                    let case = Case {
+                        batch,
+                        rows,
+                        past,
+                        heads,
+                        dtype,
+                        kind,
+                        keys_in: Storage::Buffer,
+                        out_in: Storage::Buffer,
+                    };
                     let name = format!("{batch} {rows} {past} {heads:?} {dtype:?} {kind:?}");
                     compare(&name, LIMIT, |pool, r, random| cached(&case, pool, r, random, true));
                 }
@@ -489,15 +523,46 @@ mod tests {
             let heads = Heads { heads, kv_heads, head_dim };
             for dtype in [DType::F32, DType::F16] {
                 for kind in [Kind::None, Kind::Causal, Kind::Padded, Kind::Zero(3), Kind::Additive] {
-                    let case = Case { batch, rows: 1, past, heads, dtype, kind };
+                    let buffer = Storage::Buffer;
+                    let case = Case { batch, rows: 1, past, heads, dtype, kind, keys_in: buffer, out_in: buffer };
                     compare(&format!("{batch} {past} {heads:?} {dtype:?} {kind:?}"), LIMIT, |pool, r, random| {
                         let outputs = cached(&case, pool, r, random, false);
                         let whole = head_dim.is_multiple_of(16 / dtype.bytes()) && head_dim <= 128;
                         assert_eq!(r.dispatches[0].kernel.name == "attention_step", whole, "{heads:?} {dtype:?}");
-                        let staged = whole && heads.q_width().is_multiple_of(32);
-                        let more = staged.then(|| cached_in(Storage::Pieces, &case, pool, r, random, false));
-                        [outputs, more.unwrap_or_default()].concat()
+                        outputs
                     });
+                }
+            }
+        }
+    }
+
+    /// Keys and values, the output, or all of them in textures: each kernel of one row and of many.
+    #[test]
+    fn in_textures_equal_reference() {
+        let shapes = [
+            (2, 1, 70, 2, 1, 64),
+            (1, 1, 3, 3, 3, 64),
+            (2, 1, 129, 4, 1, 128),
+            (1, 3, 0, 2, 2, 64),
+            (2, 7, 62, 6, 2, 32),
+            (2, 2, 2100, 2, 1, 64),
+        ];
+        for (batch, rows, past, heads, kv_heads, head_dim) in shapes {
+            let heads = Heads { heads, kv_heads, head_dim };
+            for dtype in [DType::F32, DType::F16] {
+                for (kind, keys_in, out_in) in [
+                    (Kind::Padded, Storage::Pieces, Storage::Buffer),
+                    (Kind::Causal, Storage::Buffer, Storage::Pieces),
+                    (Kind::Additive, Storage::Pieces, Storage::Pieces),
+                ] {
+                    let out_in = if rows == 1 { out_in } else { Storage::Buffer };
+                    let case = Case { batch, rows, past, heads, dtype, kind, keys_in, out_in };
+                    let name = format!("{batch} {rows} {past} {heads:?} {dtype:?} {kind:?} {keys_in:?} {out_in:?}");
+                    // Thousands of terms are added up in another order than in the reference.
+                    let limit = if past > 1000 { 2e-11 } else { LIMIT };
+                    for probabilities in [false, true] {
+                        compare(&name, limit, |pool, r, random| cached(&case, pool, r, random, probabilities));
+                    }
                 }
             }
         }
@@ -525,7 +590,8 @@ mod tests {
     fn many_keys() {
         let heads = Heads { heads: 2, kv_heads: 1, head_dim: 20 };
         for kind in [Kind::Causal, Kind::Padded, Kind::Additive] {
-            let case = Case { batch: 2, rows: 2, past: 4200, heads, dtype: DType::F16, kind };
+            let (dtype, buffer) = (DType::F16, Storage::Buffer);
+            let case = Case { batch: 2, rows: 2, past: 4200, heads, dtype, kind, keys_in: buffer, out_in: buffer };
             // Thousands of terms are added up in another order than in the reference.
             compare(&format!("{kind:?}"), 2e-11, |pool, r, random| cached(&case, pool, r, random, true));
         }
@@ -534,7 +600,8 @@ mod tests {
     #[test]
     fn probabilities_do_not_change_the_output() {
         for (batch, rows, past, heads) in SHAPES {
-            let case = Case { batch, rows, past, heads, dtype: DType::F32, kind: Kind::Zero(3) };
+            let (dtype, kind, buffer) = (DType::F32, Kind::Zero(3), Storage::Buffer);
+            let case = Case { batch, rows, past, heads, dtype, kind, keys_in: buffer, out_in: buffer };
             let with = play_both(5, |pool, r, random| cached(&case, pool, r, random, true));
             let without = play_both(5, |pool, r, random| cached(&case, pool, r, random, false));
             assert_eq!(with[0], without[0]);

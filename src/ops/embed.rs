@@ -2,17 +2,21 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{LANES, Rows, grid, read, reading_matrix, unpack_row_of, write};
+use super::{LANES, Rows, grid, read, shader, unpack_row_of, write};
 use crate::matrix::Matrix;
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{DType, Storage, Tensor};
 
-static FROM_BUFFERS: Kernel =
-    Kernel { name: "embed", source: reading_matrix!("matrix_buffers.wgsl", "embed.wgsl"), reference, subgroups: false };
+static FROM_BUFFERS: Kernel = Kernel {
+    name: "embed",
+    source: shader!("matrix_buffers.wgsl", "matrix.wgsl", "embed.wgsl"),
+    reference,
+    subgroups: false,
+};
 
 static FROM_TEXTURES: Kernel = Kernel {
     name: "embed, textures",
-    source: reading_matrix!("matrix_textures.wgsl", "embed.wgsl"),
+    source: shader!("matrix_textures.wgsl", "matrix.wgsl", "embed.wgsl"),
     reference,
     subgroups: false,
 };

@@ -3,23 +3,24 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::stage::{self, stage};
-use super::{LANES, read, reading_matrix, unpack_row_of, write};
+use super::{LANES, read, shader, unpack_row_of, write};
 use crate::matrix::{Matrix, Part};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{Storage, Tensor};
 
 /// Any groups.
-static PLAIN: Kernel = kernel("linear", reading_matrix!("matrix_buffers.wgsl", "linear_output.wgsl", "linear.wgsl"));
+static PLAIN: Kernel =
+    kernel("linear", shader!("matrix_buffers.wgsl", "matrix.wgsl", "linear_output.wgsl", "linear.wgsl"));
 static PLAIN_TEXTURES: Kernel =
-    kernel("linear, textures", reading_matrix!("matrix_textures.wgsl", "linear_output.wgsl", "linear.wgsl"));
+    kernel("linear, textures", shader!("matrix_textures.wgsl", "matrix.wgsl", "linear_output.wgsl", "linear.wgsl"));
 /// Groups of whole 16-byte pieces.
 static TILE: Kernel = kernel(
     "linear_tile",
-    reading_matrix!("matrix_buffers.wgsl", "linear_x_buffers.wgsl", "linear_output.wgsl", "linear_tile.wgsl"),
+    shader!("matrix_buffers.wgsl", "matrix.wgsl", "linear_x_buffers.wgsl", "linear_output.wgsl", "linear_tile.wgsl"),
 );
 static TILE_TEXTURES: Kernel = kernel(
     "linear_tile, textures",
-    reading_matrix!("matrix_textures.wgsl", "linear_x_textures.wgsl", "linear_output.wgsl", "linear_tile.wgsl"),
+    shader!("matrix_textures.wgsl", "matrix.wgsl", "linear_x_textures.wgsl", "linear_output.wgsl", "linear_tile.wgsl"),
 );
 
 const fn kernel(name: &'static str, source: &'static str) -> Kernel {

@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::linear::{Epilogue, Tile, dot, linear};
 use super::silu_gate::{silu, silu_gate};
 use super::stage::{self, stage, staged};
-use super::{read, reading_matrix, unpack_row_of, write};
+use super::{read, shader, unpack_row_of, write};
 use crate::matrix::Matrix;
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{Storage, Tensor};
@@ -14,8 +14,9 @@ use crate::tensor::{Storage, Tensor};
 static KERNELS: [Kernel; 2] = [
     Kernel {
         name: "linear_gate",
-        source: reading_matrix!(
+        source: shader!(
             "matrix_buffers.wgsl",
+            "matrix.wgsl",
             "linear_x_buffers.wgsl",
             "y_buffers.wgsl",
             "linear_tile.wgsl",
@@ -26,8 +27,9 @@ static KERNELS: [Kernel; 2] = [
     },
     Kernel {
         name: "linear_gate, textures",
-        source: reading_matrix!(
+        source: shader!(
             "matrix_textures.wgsl",
+            "matrix.wgsl",
             "linear_x_textures.wgsl",
             "y_textures.wgsl",
             "linear_tile.wgsl",

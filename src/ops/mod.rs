@@ -34,37 +34,22 @@ use crate::tensor::Tensor;
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
 
-/// The WGSL of a kernel that reads a matrix: what comes in front of it, and where the matrix lies.
-macro_rules! reading_matrix {
-    ($place:literal, $($file:literal),+) => {
-        concat!(
-            include_str!(concat!("../../shaders/", $place)),
-            include_str!("../../shaders/matrix.wgsl"),
-            $(include_str!(concat!("../../shaders/", $file))),+
-        )
+/// The WGSL of several files of `shaders`, one behind the other.
+macro_rules! shader {
+    ($($file:literal),+) => {
+        concat!($(include_str!(concat!("../../shaders/", $file))),+)
     };
 }
-pub(crate) use reading_matrix;
+pub(crate) use shader;
 
 /// The kernels of an op that writes rows for a linear layer: into a buffer, or into a texture.
 macro_rules! writing_rows {
     ($op:literal, $file:literal) => {
         [
-            Kernel {
-                name: $op,
-                source: concat!(
-                    include_str!("../../shaders/y_buffers.wgsl"),
-                    include_str!(concat!("../../shaders/", $file))
-                ),
-                reference,
-                subgroups: false,
-            },
+            Kernel { name: $op, source: shader!("y_buffers.wgsl", $file), reference, subgroups: false },
             Kernel {
                 name: concat!($op, ", textures"),
-                source: concat!(
-                    include_str!("../../shaders/y_textures.wgsl"),
-                    include_str!(concat!("../../shaders/", $file))
-                ),
+                source: shader!("y_textures.wgsl", $file),
                 reference,
                 subgroups: false,
             },

@@ -3,16 +3,19 @@
 use bytemuck::{Pod, Zeroable};
 use half::f16;
 
-use super::{read, write};
+use super::{read, shader, write};
 use crate::error::Result;
 use crate::executor::Pool;
 use crate::recording::{Call, Kernel, Recording};
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 
-static KERNEL: Kernel =
-    Kernel { name: "rope", source: include_str!("../../shaders/rope.wgsl"), reference, subgroups: false };
+/// Into caches in buffers, and in textures.
+static KERNELS: [Kernel; 2] = [
+    Kernel { name: "rope", source: shader!("cache_buffers.wgsl", "rope.wgsl"), reference, subgroups: false },
+    Kernel { name: "rope, textures", source: shader!("cache_textures.wgsl", "rope.wgsl"), reference, subgroups: false },
+];
 
-/// Lanes of a workgroup: each takes a pair of elements (four of them with a 16-bit cache).
+/// Lanes of a workgroup.
 const LANES: u32 = 256;
 
 #[repr(C)]
@@ -76,6 +79,26 @@ pub struct KvCache {
     pub v: Tensor,
 }
 
+impl KvCache {
+    /// The storage for `rows` rows of keys, or of values, on a device that reads from `preferred` fastest. Textures need
+    /// halves of heads that are whole 16-byte pieces.
+    pub fn storage(preferred: Storage, dtype: DType, rows: usize, heads: Heads) -> Storage {
+        let piece = 16 / dtype.bytes();
+        let whole = (heads.head_dim / 2).is_multiple_of(piece);
+        if whole && rows * heads.kv_width() / piece <= MAX_TEXELS { preferred } else { Storage::Buffer }
+    }
+
+    /// Allocates a cache of `rows` rows. What lies in textures cannot be read back.
+    ///
+    /// # Errors
+    /// Those of [`Pool::alloc`].
+    pub fn alloc(pool: &mut Pool, dtype: DType, rows: usize, heads: Heads) -> Result<KvCache> {
+        let storage = KvCache::storage(pool.device().info().weights, dtype, rows, heads);
+        let shape = [rows, heads.kv_width()];
+        Ok(KvCache { k: pool.alloc_in(storage, dtype, &shape)?, v: pool.alloc_in(storage, dtype, &shape)? })
+    }
+}
+
 /// Splits `qkv` [rows, (heads + 2 kv_heads) * head_dim] (q, then k, then v) into heads; turns q and k by their row's
 /// entry of `positions` (U32 `[rows]`, below the tables' number of positions); writes k and v to the cache's row that
 /// `slots` (U32 `[rows]`) names. Returns q after RoPE, [rows, heads * head_dim]. Values beyond the range of f16 are
@@ -98,13 +121,18 @@ pub fn rope_into_cache(
     assert_eq!((slots.len(), slots.dtype), (rows, DType::U32), "rope: slots {slots:?}, {rows} rows");
     assert_eq!(cache.k.width(), heads.kv_width(), "rope: cache {:?}, {heads:?}", cache.k.shape());
     assert_eq!((cache.k.shape(), cache.k.dtype), (cache.v.shape(), cache.v.dtype), "rope: cache");
+    assert_eq!(cache.k.storage, cache.v.storage, "rope: cache");
     assert!(packed || cache.k.dtype == DType::F32, "rope: a cache of {:?}", cache.k.dtype);
     assert!(!packed || heads.head_dim.is_multiple_of(4), "rope: an F16 cache with {heads:?}");
     let q = r.scratch_f32(&[rows, heads.q_width()]);
     let half = heads.head_dim / 2;
     let params =
         Params { rows: rows as u32, heads: heads.heads as u32, kv_heads: heads.kv_heads as u32, half: half as u32 };
-    let constants = [("PACKED", f64::from(u8::from(packed))), ("LANES", LANES as f64)];
+    let in_textures = cache.k.storage != Storage::Buffer;
+    let words = if in_textures { 4 } else { 1 };
+    let elements = if packed { 2 * words } else { words };
+    assert!(half.is_multiple_of(elements), "rope: a cache in {:?} with {heads:?}", cache.k.storage);
+    let constants = [("PACKED", f64::from(u8::from(packed))), ("WORDS", words as f64), ("LANES", LANES as f64)];
     let operands = [
         read(qkv),
         read(tables.cos),
@@ -115,8 +143,14 @@ pub fn rope_into_cache(
         write(cache.k),
         write(cache.v),
     ];
-    let units = (heads.heads + 2 * heads.kv_heads) * half / if packed { 2 } else { 1 };
-    r.dispatch(&KERNEL, &constants, &operands, params, [(units as u32).div_ceil(LANES), rows as u32, 1]);
+    let units = (heads.heads + 2 * heads.kv_heads) * half / elements;
+    r.dispatch(
+        &KERNELS[usize::from(in_textures)],
+        &constants,
+        &operands,
+        params,
+        [(units as u32).div_ceil(LANES), rows as u32, 1],
+    );
     q
 }
 
@@ -164,7 +198,8 @@ mod tests {
     use super::*;
     use crate::executor::Device;
     use crate::matrix::read_float;
-    use crate::ops::testing::{keep, nmse, play_both};
+    use crate::ops::attention::{Attention, Keys, Mask, View, attention};
+    use crate::ops::testing::{compare, keep, nmse, play_both};
 
     #[test]
     fn gpu_equals_reference() {
@@ -205,6 +240,34 @@ mod tests {
                     let limit = if dtype == DType::F16 { 1e-6 } else { 1e-13 };
                     assert!(error <= limit, "{case}: output {i}: {error:e}");
                 }
+            }
+        }
+    }
+
+    /// What lies in textures cannot be read back: attention to all of it is compared.
+    #[test]
+    fn caches_in_textures_equal_reference() {
+        for (dtype, limit) in [(DType::F32, 1e-12), (DType::F16, 1e-6)] {
+            for (rows, heads, kv_heads, head_dim) in [(1, 3, 3, 16), (5, 6, 2, 48), (70, 4, 1, 128)] {
+                let heads = Heads { heads, kv_heads, head_dim };
+                compare(&format!("{rows} {heads:?} {dtype:?}"), limit, |pool, r, random| {
+                    let width = heads.q_width() + 2 * heads.kv_width();
+                    let qkv = pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
+                    let tables = RopeTables::new(pool, 10000.0, head_dim, 200).unwrap();
+                    let positions: Vec<u32> = (0..rows).map(|_| random.below(200)).collect();
+                    let positions = pool.u32(&[rows], &positions).unwrap();
+                    let slots = pool.u32(&[rows], &(0..rows as u32).rev().collect::<Vec<_>>()).unwrap();
+                    assert_eq!(KvCache::storage(Storage::Pieces, dtype, rows, heads), Storage::Pieces);
+                    let mut cache = || pool.alloc_in(Storage::Pieces, dtype, &[rows, heads.kv_width()]).unwrap();
+                    let cache = KvCache { k: cache(), v: cache() };
+                    let q = rope_into_cache(r, qkv, heads, &tables, positions, slots, cache);
+                    let (k, v) = (View::all(cache.k), View::all(cache.v));
+                    let (keys, mask, scale) = (Keys::Rows { count: rows, batches: 1 }, Mask::None, 1.0);
+                    let q = View::all(q);
+                    let a = Attention { batch: 1, rows, heads, q, k, v, keys, mask, scale, probabilities: None };
+                    let seen = attention(r, a, Storage::Buffer);
+                    vec![keep(pool, r, seen)]
+                });
             }
         }
     }

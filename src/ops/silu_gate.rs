@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::stage::staged;
-use super::{LANES, grid, read, write, writing_rows};
+use super::{LANES, grid, read, shader, write, writing_rows};
 use crate::recording::{Call, Kernel, Recording};
 use crate::tensor::{Storage, Tensor};
 
