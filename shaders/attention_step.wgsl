@@ -34,7 +34,10 @@ struct Params {
     scale: f32,
 }
 
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, heads, HEAD_DIM]
 @group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch, q_width]
+@group(0) @binding(2) var<storage, read> k: array<vec4<u32>>;    // [_, k_width] f32 or f16
+@group(0) @binding(3) var<storage, read> v: array<vec4<u32>>;    // [_, v_width] f32 or f16
 @group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
 @group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
 @group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, 1, mask_width]
@@ -85,26 +88,26 @@ fn piece_of(share: u32, i: u32) -> u32 {
 // A share of the key at piece `start`.
 fn key_share(start: u32, share: u32) -> Share {
     var s: Share;
-    let first = key_piece(start + piece_of(share, 0u));
+    let first = k[start + piece_of(share, 0u)];
     if FORMAT == 1u {
         let pair = unpack(first);
         s.a = pair[0];
         s.b = pair[1];
         if HEAD_DIM > 64u {
-            let pair = unpack(key_piece(start + piece_of(share, 1u)));
+            let pair = unpack(k[start + piece_of(share, 1u)]);
             s.c = pair[0];
             s.d = pair[1];
         }
     } else {
         s.a = bitcast<vec4<f32>>(first);
         if HEAD_DIM > 32u {
-            s.b = bitcast<vec4<f32>>(key_piece(start + piece_of(share, 1u)));
+            s.b = bitcast<vec4<f32>>(k[start + piece_of(share, 1u)]);
         }
         if HEAD_DIM > 64u {
-            s.c = bitcast<vec4<f32>>(key_piece(start + piece_of(share, 2u)));
+            s.c = bitcast<vec4<f32>>(k[start + piece_of(share, 2u)]);
         }
         if HEAD_DIM > 96u {
-            s.d = bitcast<vec4<f32>>(key_piece(start + piece_of(share, 3u)));
+            s.d = bitcast<vec4<f32>>(k[start + piece_of(share, 3u)]);
         }
     }
     return s;
@@ -113,26 +116,26 @@ fn key_share(start: u32, share: u32) -> Share {
 // As key_share, of a value.
 fn value_share(start: u32, share: u32) -> Share {
     var s: Share;
-    let first = value_piece(start + piece_of(share, 0u));
+    let first = v[start + piece_of(share, 0u)];
     if FORMAT == 1u {
         let pair = unpack(first);
         s.a = pair[0];
         s.b = pair[1];
         if HEAD_DIM > 64u {
-            let pair = unpack(value_piece(start + piece_of(share, 1u)));
+            let pair = unpack(v[start + piece_of(share, 1u)]);
             s.c = pair[0];
             s.d = pair[1];
         }
     } else {
         s.a = bitcast<vec4<f32>>(first);
         if HEAD_DIM > 32u {
-            s.b = bitcast<vec4<f32>>(value_piece(start + piece_of(share, 1u)));
+            s.b = bitcast<vec4<f32>>(v[start + piece_of(share, 1u)]);
         }
         if HEAD_DIM > 64u {
-            s.c = bitcast<vec4<f32>>(value_piece(start + piece_of(share, 2u)));
+            s.c = bitcast<vec4<f32>>(v[start + piece_of(share, 2u)]);
         }
         if HEAD_DIM > 96u {
-            s.d = bitcast<vec4<f32>>(value_piece(start + piece_of(share, 3u)));
+            s.d = bitcast<vec4<f32>>(v[start + piece_of(share, 3u)]);
         }
     }
     return s;
@@ -290,5 +293,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         total += w * results[g * 4u * SHARES + lane];
     }
     total /= weights;
-    put(batch, (head * HEAD_DIM + element) / 4u, p.heads * HEAD_DIM, total);
+    let to = number * HEAD_DIM + element;
+    out[to] = total.x;
+    out[to + 1u] = total.y;
+    out[to + 2u] = total.z;
+    out[to + 3u] = total.w;
 }

@@ -21,26 +21,20 @@ static ROWS: [Kernel; 2] = [
     kernel("attention_rows", shader!("keys_words.wgsl", "attention_rows.wgsl")),
     kernel("attention_rows, textures", shader!("keys_textures.wgsl", "attention_rows.wgsl")),
 ];
-/// With keys and values in buffers, and in textures; each with the result in a buffer, and in a texture.
-static STEP: [[Kernel; 2]; 2] = [
-    [
-        kernel("attention_step", shader!("y_buffers.wgsl", "keys_pieces.wgsl", "attention_step.wgsl")),
-        kernel("attention_step, y in textures", shader!("y_textures.wgsl", "keys_pieces.wgsl", "attention_step.wgsl")),
-    ],
-    [
-        kernel(
-            "attention_step, keys in textures",
-            shader!("y_buffers.wgsl", "keys_textures.wgsl", "attention_step.wgsl"),
-        ),
-        kernel("attention_step, textures", shader!("y_textures.wgsl", "keys_textures.wgsl", "attention_step.wgsl")),
-    ],
+/// One row, keys and values in buffers.
+static STEP: Kernel = kernel("attention_step", include_str!("../../shaders/attention_step.wgsl"));
+/// One row, keys and values in textures; with the result in a buffer, and in a texture.
+static KEYS: [Kernel; 2] = [
+    kernel("attention_keys", shader!("y_buffers.wgsl", "keys_textures.wgsl", "attention_keys.wgsl")),
+    kernel("attention_keys, y in textures", shader!("y_textures.wgsl", "keys_textures.wgsl", "attention_keys.wgsl")),
 ];
 
 const fn kernel(name: &'static str, source: &'static str) -> Kernel {
     Kernel { name, source, reference, subgroups: false }
 }
 
-/// The largest head_dim for `attention_step`, which keeps 16 elements of the result in each of eight lanes.
+/// The largest head_dim for the kernels of one row: `attention_step` keeps 16 elements of the result in each of eight
+/// lanes, `attention_keys` all of it in each.
 const MAX_HEAD_DIM_OF_STEP: usize = 128;
 
 /// Keys that a workgroup handles at a time.
@@ -204,7 +198,7 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
     let one_row = rows == 1 && k.tensor.dtype == v.tensor.dtype && in_pieces(k) && in_pieces(v);
     let step = one_row && head_dim <= MAX_HEAD_DIM_OF_STEP;
     // Nobody would write what is behind the last column of a staged row.
-    let direct = step && stage::width(heads.q_width()) == heads.q_width();
+    let direct = step && textures == 1 && stage::width(heads.q_width()) == heads.q_width();
     let out = stage::staged(r, if direct { storage } else { Storage::Buffer }, batch * rows, heads.q_width());
     let mut record = |out: Tensor, with_probabilities: bool| {
         let constants = [
@@ -253,7 +247,7 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
                 ("FORMAT", dtype_code(k.tensor.dtype)),
                 ("MASK", f64::from(mask_code)),
             ];
-            let kernel = &STEP[textures][usize::from(out.storage != Storage::Buffer)];
+            let kernel = if textures == 0 { &STEP } else { &KEYS[usize::from(out.storage != Storage::Buffer)] };
             r.dispatch(kernel, &constants, &operands, params, grid(count));
             return;
         }
@@ -552,7 +546,7 @@ mod tests {
             for dtype in [DType::F32, DType::F16] {
                 for (kind, keys_in, out_in) in [
                     (Kind::Padded, Storage::Pieces, Storage::Buffer),
-                    (Kind::Causal, Storage::Buffer, Storage::Pieces),
+                    (Kind::Causal, Storage::Pieces, Storage::Pieces),
                     (Kind::Additive, Storage::Pieces, Storage::Pieces),
                 ] {
                     let out_in = if rows == 1 { out_in } else { Storage::Buffer };
