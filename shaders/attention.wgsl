@@ -5,8 +5,6 @@
 
 override HEAD_DIM: u32 = 64u;
 override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
-override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16, of keys and of values
-override V_FORMAT: u32 = 0u;
 override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 override PROBABILITIES: u32 = 0u;
 override BLOCK: u32 = 1024u;       // keys at a time, a multiple of LANES
@@ -52,25 +50,14 @@ fn key_row(batch: u32, t: u32) -> u32 {
 // The product of the query and the key that starts at element `start`.
 fn product(start: u32) -> f32 {
     var sum = 0.0;
-    if K_FORMAT == 1u {
-        for (var i = 0u; i < HEAD_DIM; i += 2u) {
-            let pair = unpack2x16float(key_word((start + i) / 2u));
-            sum += query[i] * pair.x;
-            sum += query[i + 1u] * pair.y;
-        }
-    } else {
-        for (var i = 0u; i < HEAD_DIM; i++) {
-            sum += query[i] * bitcast<f32>(key_word(start + i));
-        }
+    var i = 0u;
+    for (; i + 4u <= HEAD_DIM; i += 4u) {
+        sum += dot(vec4(query[i], query[i + 1u], query[i + 2u], query[i + 3u]), key_four(start + i));
+    }
+    for (; i < HEAD_DIM; i++) {
+        sum += query[i] * key_at(start + i);
     }
     return sum;
-}
-
-fn value(index: u32) -> f32 {
-    if V_FORMAT == 1u {
-        return unpack2x16float(value_word(index / 2u))[index % 2u];
-    }
-    return bitcast<f32>(value_word(index));
 }
 
 fn masked(score: f32, batch: u32, row: u32, t: u32, before: u32) -> f32 {
@@ -176,7 +163,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let column = head_in_v + min(lane + j * LANES, HEAD_DIM - 1u);
                 var total = accumulated[j] * shrink;
                 for (var t = block; t < seen; t++) {
-                    total += weights[t - block] * value(key_row(batch, t) * p.v_width + column);
+                    total += weights[t - block] * value_at(key_row(batch, t) * p.v_width + column);
                 }
                 accumulated[j] = total;
             }

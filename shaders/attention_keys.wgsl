@@ -5,7 +5,6 @@
 
 override HEAD_DIM: u32 = 64u;      // at most 128
 override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
-override FORMAT: u32 = 0u;         // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
 override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 
 struct Params {
@@ -72,19 +71,6 @@ fn weight(x: f32) -> f32 {
     return select(0.0, exp(x), x > -87.0);
 }
 
-// Elements 4 to 7 of a piece of f16.
-fn second_four(piece: vec4<u32>) -> vec4<f32> {
-    return vec4(unpack2x16float(piece.z), unpack2x16float(piece.w));
-}
-
-// The first four elements of a piece: all of it, or half.
-fn first_four(piece: vec4<u32>) -> vec4<f32> {
-    if FORMAT == 0u {
-        return bitcast<vec4<f32>>(piece);
-    }
-    return vec4(unpack2x16float(piece.x), unpack2x16float(piece.y));
-}
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let number = workgroup.x + workgroup.y * GRID_X;
@@ -93,7 +79,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     let head = number % p.heads;
     let batch = number / p.heads;
-    let fours_a_piece = 1u + FORMAT;
+    let fours_a_piece = 1u + K_FORMAT;   // as in values
     let piece = 4u * fours_a_piece;
     let head_in_k = (p.k_column + head / p.heads_a_key * HEAD_DIM) / piece;
     let head_in_v = (p.v_column + head / p.heads_a_key * HEAD_DIM) / piece;
@@ -119,9 +105,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         var products = vec4(0.0);
         for (var i = 0u; i < HEAD_DIM / 4u; i += fours_a_piece) {
             let x = key_piece(from_k + i / fours_a_piece);
-            products += query[i] * first_four(x);
-            if FORMAT == 1u {
-                products += query[i + 1u] * second_four(x);
+            products += query[i] * four_of(x, K_FORMAT, 0u);
+            if K_FORMAT == 1u {
+                products += query[i + 1u] * four_of(x, K_FORMAT, 1u);
             }
         }
         let score = masked(dot(products, vec4(1.0)), batch, t, before);
@@ -132,9 +118,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         sum = sum * shrink + w;
         for (var i = 0u; i < HEAD_DIM / 4u; i += fours_a_piece) {
             let x = value_piece(from_v + i / fours_a_piece);
-            result[i] = result[i] * shrink + w * first_four(x);
-            if FORMAT == 1u {
-                result[i + 1u] = result[i + 1u] * shrink + w * second_four(x);
+            result[i] = result[i] * shrink + w * four_of(x, V_FORMAT, 0u);
+            if V_FORMAT == 1u {
+                result[i + 1u] = result[i + 1u] * shrink + w * four_of(x, V_FORMAT, 1u);
             }
         }
     }

@@ -3,8 +3,6 @@
 
 override HEAD_DIM: u32 = 64u;
 override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
-override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16, of keys and of values
-override V_FORMAT: u32 = 0u;
 override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 override LANES: u32 = 64u;
 
@@ -41,17 +39,9 @@ fn key_row(batch: u32, t: u32) -> u32 {
     return batch % p.batches * p.capacity + t;
 }
 
-fn key_at(index: u32) -> f32 {
-    if K_FORMAT == 1u {
-        return unpack2x16float(key_word(index / 2u))[index % 2u];
-    }
-    return bitcast<f32>(key_word(index));
-}
-
 fn four_products(from_q: u32, from_k: u32) -> f32 {
     let a = vec4(q[from_q], q[from_q + 1u], q[from_q + 2u], q[from_q + 3u]);
-    let b = vec4(key_at(from_k), key_at(from_k + 1u), key_at(from_k + 2u), key_at(from_k + 3u));
-    return dot(a * p.scale, b);
+    return dot(a * p.scale, key_four(from_k));
 }
 
 // The product of the query that starts at element `from_q` and the key that starts at `from_k`.
@@ -68,13 +58,6 @@ fn product(from_q: u32, from_k: u32) -> f32 {
         sum += p.scale * q[from_q + i] * key_at(from_k + i);
     }
     return sum;
-}
-
-fn value(index: u32) -> f32 {
-    if V_FORMAT == 1u {
-        return unpack2x16float(value_word(index / 2u))[index % 2u];
-    }
-    return bitcast<f32>(value_word(index));
 }
 
 fn masked(score: f32, batch: u32, row: u32, t: u32, before: u32) -> f32 {
@@ -149,15 +132,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         highest = new_highest;
         sum = sum * shrink + w;
         let from_v = at * p.v_width + head_in_v;
-        let last = HEAD_DIM - 1u - first;
+        // Behind the head's last four are others, or the last again: they are not written.
+        let last = (HEAD_DIM - 1u - first) / 4u * 4u;
         for (var j = 0u; j < 8u; j++) {
-            let i = 4u * j;
-            let four = vec4(
-                value(from_v + min(i, last)),
-                value(from_v + min(i + 1u, last)),
-                value(from_v + min(i + 2u, last)),
-                value(from_v + min(i + 3u, last)),
-            );
+            let four = value_four(from_v + min(4u * j, last));
             accumulated[j] = accumulated[j] * shrink + w * four;
         }
     }

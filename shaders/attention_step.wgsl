@@ -12,7 +12,8 @@
 
 override HEAD_DIM: u32 = 64u;      // at most 128
 override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
-override FORMAT: u32 = 0u;         // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
+override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
+override V_FORMAT: u32 = 0u;       // the same
 override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 
 struct Params {
@@ -66,7 +67,7 @@ struct Share {
 
 // Which four elements of the head part `i` of share `share` is: 16-byte pieces go round the lanes.
 fn four(share: u32, i: u32) -> u32 {
-    if FORMAT == 1u {
+    if K_FORMAT == 1u {
         return 2u * (share + SHARES * (i / 2u)) + i % 2u;
     }
     return share + SHARES * i;
@@ -81,7 +82,7 @@ fn unpack(piece: vec4<u32>) -> array<vec4<f32>, 2> {
 
 // Shares behind the head's end are copies of its last piece: nothing is made of them.
 fn piece_of(share: u32, i: u32) -> u32 {
-    let pieces = select(HEAD_DIM / 4u, HEAD_DIM / 8u, FORMAT == 1u);
+    let pieces = select(HEAD_DIM / 4u, HEAD_DIM / 8u, K_FORMAT == 1u);
     return min(share + SHARES * i, pieces - 1u);
 }
 
@@ -89,7 +90,7 @@ fn piece_of(share: u32, i: u32) -> u32 {
 fn key_share(start: u32, share: u32) -> Share {
     var s: Share;
     let first = k[start + piece_of(share, 0u)];
-    if FORMAT == 1u {
+    if K_FORMAT == 1u {
         let pair = unpack(first);
         s.a = pair[0];
         s.b = pair[1];
@@ -117,7 +118,7 @@ fn key_share(start: u32, share: u32) -> Share {
 fn value_share(start: u32, share: u32) -> Share {
     var s: Share;
     let first = v[start + piece_of(share, 0u)];
-    if FORMAT == 1u {
+    if V_FORMAT == 1u {
         let pair = unpack(first);
         s.a = pair[0];
         s.b = pair[1];
@@ -195,7 +196,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     let head = number % p.heads;
     let batch = number / p.heads;
-    let piece = select(4u, 8u, FORMAT == 1u);
+    let piece = select(4u, 8u, K_FORMAT == 1u);
     let head_in_k = (p.k_column + head / p.heads_a_key * HEAD_DIM) / piece;
     let head_in_v = (p.v_column + head / p.heads_a_key * HEAD_DIM) / piece;
     let k_pieces = p.k_width / piece;

@@ -207,9 +207,6 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
             ("K_FORMAT", dtype_code(k.tensor.dtype)),
             ("V_FORMAT", dtype_code(v.tensor.dtype)),
             ("MASK", f64::from(mask_code)),
-            ("PROBABILITIES", f64::from(u8::from(with_probabilities))),
-            ("BLOCK", BLOCK as f64),
-            ("LANES", LANES as f64),
         ];
         let params = Params {
             count: (batch * query_heads * rows) as u32,
@@ -241,22 +238,18 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
         ];
         let count = batch * query_heads * rows;
         if step && !with_probabilities {
-            let constants = [
-                ("HEAD_DIM", head_dim as f64),
-                ("CACHED", f64::from(u8::from(table.is_some()))),
-                ("FORMAT", dtype_code(k.tensor.dtype)),
-                ("MASK", f64::from(mask_code)),
-            ];
             let kernel = if textures == 0 { &STEP } else { &KEYS[usize::from(out.storage != Storage::Buffer)] };
             r.dispatch(kernel, &constants, &operands, params, grid(count));
             return;
         }
+        let lanes = ("LANES", LANES as f64);
         if rows == 1 || with_probabilities || capacity > MAX_KEYS_OF_ROWS {
+            let more = [("PROBABILITIES", f64::from(u8::from(with_probabilities))), ("BLOCK", BLOCK as f64), lanes];
+            let constants = [&constants[..], &more].concat();
             r.dispatch(&PLAIN[textures], &constants, &operands, params, grid(count));
             return;
         }
-        let constants: Vec<_> =
-            constants.into_iter().filter(|(name, _)| !["PROBABILITIES", "BLOCK"].contains(name)).collect();
+        let constants = [&constants[..], &[lanes]].concat();
         let invocations = count * head_dim.div_ceil(32);
         r.dispatch(&ROWS[textures], &constants, &operands, params, grid(invocations.div_ceil(LANES as usize)));
     };
@@ -284,6 +277,8 @@ fn reference(call: &Call) {
     let capacity = p.capacity as usize;
     let before = if cached { past[0] as usize } else { 0 };
     let keys = if cached { (before + rows).min(capacity) } else { capacity };
+    let probabilities =
+        PLAIN.iter().any(|plain| std::ptr::eq(call.dispatch.kernel, plain)) && call.constant("PROBABILITIES") == 1;
     let masked = |score: f32, b: usize, row: usize, t: usize| {
         let zero = row < p.zero_queries as usize && t < p.zero_queries as usize;
         let blocked = match call.constant("MASK") {
@@ -317,9 +312,7 @@ fn reference(call: &Call) {
                 weights.iter_mut().for_each(|w| *w = (*w - highest).exp());
                 let sum = weights.iter().map(|w| f64::from(*w)).sum::<f64>() as f32;
                 weights.iter_mut().for_each(|w| *w /= sum);
-                if PLAIN.iter().any(|plain| std::ptr::eq(call.dispatch.kernel, plain))
-                    && call.constant("PROBABILITIES") == 1
-                {
+                if probabilities {
                     let to =
                         &mut out[((b * heads + head) * rows + row) * p.out_width as usize..][..p.out_width as usize];
                     to[..keys].copy_from_slice(&weights);

@@ -53,7 +53,7 @@ struct Params {
 }
 
 /// `gate_up` [2 * inner, cols] has the rows of `Wg` above those of `Wu`; `x` is [rows, cols], as
-/// [`linear`](super::linear::linear) takes it. Returns [rows, inner] in `storage`, the one in which `linear` takes it. One
+/// [`linear`] takes it. Returns [rows, inner] in `storage`, the one in which `linear` takes it. One
 /// dispatch, or one a part of the matrix and another where it has several, groups that are not whole pieces, or few
 /// elements.
 pub fn linear_gate(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage) -> Tensor {
