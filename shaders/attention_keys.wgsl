@@ -3,73 +3,12 @@
 // invocations exchange: attention_step.wgsl does so for every key, here nothing waits until the end. 32 heads of 128 at
 // 1500 keys in f32, on Mesa's: attention_step.wgsl 17.9 ms with buffers, 11.6 ms with textures; this kernel 6.8 ms.
 
-override HEAD_DIM: u32 = 64u;      // at most 128
-override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
-override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
-
-struct Params {
-    count: u32,         // batch * heads * rows
-    heads: u32,
-    rows: u32,          // 1
-    heads_a_key: u32,   // heads / kv_heads
-    q_width: u32,
-    q_column: u32,
-    k_width: u32,
-    k_column: u32,
-    v_width: u32,
-    v_column: u32,
-    capacity: u32,      // width of table, or number of keys
-    batches: u32,
-    mask_width: u32,
-    zero_queries: u32,
-    out_width: u32,     // of a row of probabilities
-    scale: f32,
-}
-
-@group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch, q_width]
-@group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
-@group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
-@group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, 1, mask_width]
-@group(0) @binding(7) var<uniform> p: Params;
-
 const LANES: u32 = 8u;
 const FOURS: u32 = 32u;   // of the longest head
 
 var<workgroup> highests: array<f32, 8>;          // [LANES]
 var<workgroup> sums: array<f32, 8>;              // [LANES]
 var<workgroup> results: array<vec4<f32>, 256>;   // [FOURS, LANES]
-
-fn key_row(batch: u32, t: u32) -> u32 {
-    if CACHED == 1u {
-        return table[batch * p.capacity + t];
-    }
-    return batch % p.batches * p.capacity + t;
-}
-
-fn masked(score: f32, batch: u32, t: u32, before: u32) -> f32 {
-    if MASK == 0u {
-        return score;
-    }
-    if MASK == 3u {
-        let bits = mask[batch * p.mask_width + t];
-        // Negative infinity, which WGSL need not know, counts as LOWEST.
-        if bits == 0xff800000u {
-            return LOWEST;
-        }
-        return max(score + bitcast<f32>(bits), LOWEST);
-    }
-    var visible = t <= before;
-    if MASK == 2u {
-        visible = visible && mask[batch * p.mask_width + t] != 0u;
-    }
-    visible = visible || (0u < p.zero_queries && t < p.zero_queries);
-    return select(LOWEST, score, visible);
-}
-
-// exp of a number that is not positive; exactly 0 far down, whatever the adapter's exp does there.
-fn weight(x: f32) -> f32 {
-    return select(0.0, exp(x), x > -87.0);
-}
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -110,7 +49,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 products += query[i + 1u] * four_of(x, K_FORMAT, 1u);
             }
         }
-        let score = masked(dot(products, vec4(1.0)), batch, t, before);
+        let score = masked(dot(products, vec4(1.0)), batch, 0u, t, before);
         let new_highest = max(highest, score);
         let shrink = weight(highest - new_highest);
         let w = weight(score - new_highest);

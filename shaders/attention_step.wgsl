@@ -10,39 +10,12 @@
 //   instead of three, and no maximum over all lanes;
 // - keys and values are loaded as 16 bytes, eight lanes beside each other: whole cache lines for GPUs.
 
-override HEAD_DIM: u32 = 64u;      // at most 128
-override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
 override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
 override V_FORMAT: u32 = 0u;       // the same
-override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
-
-struct Params {
-    count: u32,         // batch * heads * rows
-    heads: u32,
-    rows: u32,          // 1
-    heads_a_key: u32,   // heads / kv_heads
-    q_width: u32,
-    q_column: u32,
-    k_width: u32,
-    k_column: u32,
-    v_width: u32,
-    v_column: u32,
-    capacity: u32,      // width of table, or number of keys
-    batches: u32,
-    mask_width: u32,
-    zero_queries: u32,
-    out_width: u32,     // of a row of probabilities
-    scale: f32,
-}
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, heads, HEAD_DIM]
-@group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch, q_width]
 @group(0) @binding(2) var<storage, read> k: array<vec4<u32>>;    // [_, k_width] f32 or f16
 @group(0) @binding(3) var<storage, read> v: array<vec4<u32>>;    // [_, v_width] f32 or f16
-@group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
-@group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
-@group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, 1, mask_width]
-@group(0) @binding(7) var<uniform> p: Params;
 
 // Lane 8 g + s has share s of the keys that group g works on, and in each block of 64 keys the score of one key.
 const SHARES: u32 = 8u;
@@ -152,38 +125,6 @@ fn query_part(start: u32, share: u32, i: u32) -> vec4<f32> {
     return p.scale * vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]);
 }
 
-fn key_row(batch: u32, t: u32) -> u32 {
-    if CACHED == 1u {
-        return table[batch * p.capacity + t];
-    }
-    return batch % p.batches * p.capacity + t;
-}
-
-fn masked(score: f32, batch: u32, t: u32, before: u32) -> f32 {
-    if MASK == 0u {
-        return score;
-    }
-    if MASK == 3u {
-        let bits = mask[batch * p.mask_width + t];
-        // Negative infinity, which WGSL need not know, counts as LOWEST.
-        if bits == 0xff800000u {
-            return LOWEST;
-        }
-        return max(score + bitcast<f32>(bits), LOWEST);
-    }
-    var visible = t <= before;
-    if MASK == 2u {
-        visible = visible && mask[batch * p.mask_width + t] != 0u;
-    }
-    visible = visible || (0u < p.zero_queries && t < p.zero_queries);
-    return select(LOWEST, score, visible);
-}
-
-// exp of a number that is not positive; exactly 0 far down, whatever the adapter's exp does there.
-fn weight(x: f32) -> f32 {
-    return select(0.0, exp(x), x > -87.0);
-}
-
 fn largest(x: vec4<f32>) -> f32 {
     return max(max(x.x, x.y), max(x.z, x.w));
 }
@@ -238,7 +179,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             for (var i = 0u; i < SHARES; i++) {
                 score += products[i * STRIDE + lane];
             }
-            score = masked(score, batch, block + lane, before);
+            score = masked(score, batch, 0u, block + lane, before);
         }
         scores[lane / 4u][lane % 4u] = score;
         workgroupBarrier();

@@ -11,22 +11,28 @@ use crate::tensor::{DType, Storage, Tensor};
 
 /// Any call; with keys and values in buffers, and in textures.
 static PLAIN: [Kernel; 2] = [
-    kernel("attention", shader!("keys_words.wgsl", "attention.wgsl")),
-    kernel("attention, textures", shader!("keys_textures.wgsl", "attention.wgsl")),
+    kernel("attention", shader!("attention_common.wgsl", "keys_words.wgsl", "attention.wgsl")),
+    kernel("attention, textures", shader!("attention_common.wgsl", "keys_textures.wgsl", "attention.wgsl")),
 ];
 /// The most keys for `attention_rows`. Mesa's software adapter ends loops after 65535 rounds of an invocation, all loops
 /// counted together; the kernel has up to 32 rounds a key.
 const MAX_KEYS_OF_ROWS: usize = 2000;
 static ROWS: [Kernel; 2] = [
-    kernel("attention_rows", shader!("keys_words.wgsl", "attention_rows.wgsl")),
-    kernel("attention_rows, textures", shader!("keys_textures.wgsl", "attention_rows.wgsl")),
+    kernel("attention_rows", shader!("attention_common.wgsl", "keys_words.wgsl", "attention_rows.wgsl")),
+    kernel("attention_rows, textures", shader!("attention_common.wgsl", "keys_textures.wgsl", "attention_rows.wgsl")),
 ];
 /// One row, keys and values in buffers.
-static STEP: Kernel = kernel("attention_step", include_str!("../../shaders/attention_step.wgsl"));
+static STEP: Kernel = kernel("attention_step", shader!("attention_common.wgsl", "attention_step.wgsl"));
 /// One row, keys and values in textures; with the result in a buffer, and in a texture.
 static KEYS: [Kernel; 2] = [
-    kernel("attention_keys", shader!("y_buffers.wgsl", "keys_textures.wgsl", "attention_keys.wgsl")),
-    kernel("attention_keys, y in textures", shader!("y_textures.wgsl", "keys_textures.wgsl", "attention_keys.wgsl")),
+    kernel(
+        "attention_keys",
+        shader!("y_buffers.wgsl", "attention_common.wgsl", "keys_textures.wgsl", "attention_keys.wgsl"),
+    ),
+    kernel(
+        "attention_keys, y in textures",
+        shader!("y_textures.wgsl", "attention_common.wgsl", "keys_textures.wgsl", "attention_keys.wgsl"),
+    ),
 ];
 
 const fn kernel(name: &'static str, source: &'static str) -> Kernel {
