@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> q: array<f32>;         // [rows, heads * head_dim]
 @group(0) @binding(8) var<uniform> p: Params;
 
-// Elements of a word: one, or two with a 16-bit cache, where `i + PACKED` is the second.
+// A word of the cache: one element, or two of 16 bits.
 fn pack(v: vec2<f32>) -> u32 {
     if PACKED == 0u {
         return bitcast<u32>(v.x);

@@ -582,11 +582,27 @@ mod tests {
     #[test]
     fn many_keys() {
         let heads = Heads { heads: 2, kv_heads: 1, head_dim: 20 };
-        for kind in [Kind::Causal, Kind::Padded, Kind::Additive] {
-            let (dtype, buffer) = (DType::F16, Storage::Buffer);
-            let case = Case { batch: 2, rows: 2, past: 4200, heads, dtype, kind, keys_in: buffer, out_in: buffer };
-            // Thousands of terms are added up in another order than in the reference.
-            compare(&format!("{kind:?}"), 2e-11, |pool, r, random| cached(&case, pool, r, random, true));
+        let (dtype, buffer) = (DType::F16, Storage::Buffer);
+        let case =
+            Case { batch: 2, rows: 2, past: 4200, heads, dtype, kind: Kind::None, keys_in: buffer, out_in: buffer };
+        let heads = Heads { heads: 1, kv_heads: 1, head_dim: 128 };
+        let textures = Storage::Pieces;
+        let one_row = Case {
+            batch: 1,
+            rows: 1,
+            past: 9000,
+            heads,
+            dtype: DType::F32,
+            keys_in: textures,
+            out_in: textures,
+            ..case
+        };
+        for case in [case, one_row] {
+            for kind in [Kind::Causal, Kind::Padded, Kind::Additive] {
+                let case = Case { kind, ..case };
+                // Thousands of terms are added up in another order than in the reference.
+                compare(&format!("{kind:?}"), 2e-11, |pool, r, random| cached(&case, pool, r, random, case.rows > 1));
+            }
         }
     }
 
