@@ -89,7 +89,7 @@ export function writeGguf(path) {
     const norm = shape.length === 1;
     const values = Array.from({ length: shape.reduce((a, b) => a * b) }, () => (norm ? 1 + 0.1 * random() : 0.4 * random()));
     const bytes = pad(norm ? le('f32', ...values) : q4(values));
-    infos.push(Buffer.concat([text(name), le('u32', shape.length), le('u64', ...shape.toReversed()), le('u32', norm ? 0 : 3), le('u64', offset)]));
+    infos.push(Buffer.concat([text(name), le('u32', shape.length), le('u64', ...[...shape].reverse()), le('u32', norm ? 0 : 3), le('u64', offset)]));
     data.push(bytes);
     offset += bytes.length;
   }
