@@ -89,7 +89,8 @@ impl Cached {
         let halves: Vec<_> = values.iter().copied().map(half::f16::from_f32).collect();
         let bytes = if dtype == DType::F16 { bytemuck::cast_slice(&halves) } else { bytemuck::cast_slice(&values) };
         for tensor in [cache.k, cache.v] {
-            // A texture puts rows in another order than keys have there: here any will do.
+            // A texture puts whole blocks of rows in another order than keys have there. Here any will do, and zeros in the
+            // rows behind the last block.
             pool.device().write_rows(tensor, 0, &bytes[..(rows + 1) / 32 * 32 * tensor.width() * dtype.bytes()])?;
         }
         Ok(Cached { table, past, cache })

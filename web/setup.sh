@@ -18,9 +18,11 @@ if [ "$(id -u)" != 0 ]; then
   command -v sudo >/dev/null || { echo "web/setup.sh: as root, run: apt-get install ${missing[*]}" >&2; exit 1; }
   as_root=sudo
 fi
+# Without the lists that this brings, apt tells nothing of its archives.
+$as_root apt-get update -qq
 options=()
-targets=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages')
-if grep -q '^ID=debian' /etc/os-release && ! grep -q -- '-security' <<<"$targets"; then
+targets=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' 'Origin: Debian')
+if [ -n "$targets" ] && ! grep -q -- '-security' <<<"$targets"; then
   # Compilers and browsers as new as needed come from Debian's security archive, which minimal installations leave out.
   read -r mirror release < <(head -n 1 <<<"$targets")
   sources=$(mktemp -d)
@@ -28,7 +30,7 @@ if grep -q '^ID=debian' /etc/os-release && ! grep -q -- '-security' <<<"$targets
   cp -r /etc/apt/sources.list.d/. "$sources"
   echo "deb ${mirror%/}-security $release-security main" >"$sources/security.list"
   options=(-o "Dir::Etc::sourceparts=$sources")
+  $as_root apt-get "${options[@]}" update -qq
 fi
-$as_root apt-get "${options[@]}" update -qq
 $as_root env DEBIAN_FRONTEND=noninteractive apt-get "${options[@]}" install -y -qq --no-install-recommends \
   "${missing[@]}" >/dev/null
