@@ -5,14 +5,14 @@
 
 use std::time::Instant;
 
-use qllama::config::Config;
-use qllama::gpu::{Gpu, candidates};
-use qllama::matrix::{Format, Matrix, Part};
+use qllama::device::gpu::{Gpu, candidates};
+use qllama::device::recording::Recording;
+use qllama::device::tensor::{DType, Storage, Tensor};
+use qllama::files::config::Config;
+use qllama::nets::decoder::{Layer, Observed, Pass, Qllama};
 use qllama::ops::attention::{Attention, Keys, Mask, View, attention};
-use qllama::ops::rope::{Heads, KvCache, RopeTables};
-use qllama::qllama::{Layer, Observed, Pass, Qllama};
-use qllama::recording::Recording;
-use qllama::tensor::{DType, Storage, Tensor};
+use qllama::ops::cache::rope::{Heads, KvCache, RopeTables};
+use qllama::weights::matrix::{Format, Matrix, Part};
 use qllama::{Device, Error, Result};
 
 const ROUNDS: usize = 12;
@@ -81,7 +81,7 @@ struct Cached {
 }
 
 impl Cached {
-    fn new(pool: &mut qllama::executor::Pool, heads: Heads, dtype: DType, rows: usize) -> Result<Cached> {
+    fn new(pool: &mut qllama::device::Pool, heads: Heads, dtype: DType, rows: usize) -> Result<Cached> {
         let table: Vec<u32> = (0..=rows as u32).collect();
         let (table, past) = (pool.u32(&[1, rows + 1], &table)?, pool.u32(&[1], &[rows as u32])?);
         let cache = KvCache::alloc(pool, dtype, rows + 1, heads)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
-use qllama::tensor::DType;
+use qllama::device::tensor::DType;
 
 #[derive(Parser)]
 #[command(

@@ -4,12 +4,12 @@ mod common;
 
 use common::{Temp, base_config, code, fixture, open};
 use pollster::block_on;
-use qllama::checkpoint::{
+use qllama::error::{Error, Result};
+use qllama::files::checkpoint::{
     Checkpoint, NamedTensor, Requirement, TensorType, header_length, parse_header, read_tensor_file, read_tensors,
     tensors_to_bytes, write_tensors,
 };
-use qllama::error::{Error, Result};
-use qllama::source::{Folder, Memory};
+use qllama::files::source::{Folder, Memory};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 

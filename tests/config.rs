@@ -3,9 +3,9 @@
 mod common;
 
 use common::{base_config, code, fixture, open};
-use qllama::config::{Config, Target};
 use qllama::error::Error;
-use qllama::source::Folder;
+use qllama::files::config::{Config, Target};
+use qllama::files::source::Folder;
 use serde_json::{Value, json};
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 use common::{gpu, load, path};
 use pollster::block_on;
 use qllama::Device;
-use qllama::generate::GenerateOptions;
+use qllama::generate::session::GenerateOptions;
 use qllama::model::{Mode, Model, PixelValues};
 use qllama::text::SUMMARIZE;
 use serde_json::Value;

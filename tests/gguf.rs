@@ -10,13 +10,13 @@ use common::{Temp, gpu, nmse, printed};
 use half::f16;
 use pollster::block_on;
 use qllama::Device;
-use qllama::checkpoint::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
 use qllama::error::Result;
-use qllama::forward::{Array, Inputs};
-use qllama::generate::GenerateOptions;
-use qllama::gguf::Gguf;
+use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
+use qllama::files::gguf::Gguf;
+use qllama::files::source::{Folder, Memory};
+use qllama::generate::session::GenerateOptions;
 use qllama::model::Model;
-use qllama::source::{Folder, Memory};
+use qllama::model::forward::{Array, Inputs};
 use qllama::text::Tokenizer;
 
 fn gguf(bytes: Vec<u8>) -> Result<Gguf> {

@@ -5,10 +5,10 @@ mod common;
 use common::{Expected, close, gpu, load};
 use pollster::block_on;
 use qllama::Device;
-use qllama::forward::Array;
-use qllama::generate::GenerateOptions;
+use qllama::generate::prompt::PromptInputs;
+use qllama::generate::session::GenerateOptions;
+use qllama::model::forward::Array;
 use qllama::model::{Mode, Model, PixelValues};
-use qllama::prompt::PromptInputs;
 
 const LIMIT: f64 = 1e-8;
 

@@ -5,15 +5,15 @@ mod common;
 use common::{Expected, gpu, load, nmse, path, printed, program};
 use pollster::block_on;
 use qllama::Device;
-use qllama::generate::GenerateOptions;
+use qllama::device::recording::Recording;
+use qllama::device::tensor::DType;
+use qllama::generate::session::GenerateOptions;
 use qllama::model::{Model, PixelValues};
+use qllama::nets::decoder::{Observed, Pass};
 use qllama::ops::Rows;
 use qllama::ops::attention::{Keys, Mask};
-use qllama::ops::embed::embed;
-use qllama::ops::rope::KvCache;
-use qllama::qllama::{Observed, Pass};
-use qllama::recording::Recording;
-use qllama::tensor::DType;
+use qllama::ops::cache::rope::KvCache;
+use qllama::ops::rows::embed::embed;
 
 /// Logits of a prompt's rows but the last 8, then of these one by one on top of the cache.
 fn logits(model: &Model, ids: &[u32], dtype: DType) -> Vec<f32> {
@@ -139,7 +139,7 @@ fn what_it_does_not_take() {
     check(DType::F16).unwrap();
     assert_eq!(check(DType::BF16).unwrap_err().code(), "E_INPUT");
     let text = std::fs::read(path("tests/data/fixtures/qllama-base/config.json")).unwrap();
-    let mut config = qllama::config::Config::from_bytes("config.json", &text).unwrap().text;
+    let mut config = qllama::files::config::Config::from_bytes("config.json", &text).unwrap().text;
     config.head_dim = 18;
     let options = GenerateOptions { kv_cache: DType::F16, ..Default::default() };
     assert_eq!(options.check_for(&config, 1).unwrap_err().code(), "E_INPUT");

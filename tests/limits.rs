@@ -7,15 +7,15 @@ use std::rc::Rc;
 
 use common::path;
 use pollster::block_on;
-use qllama::checkpoint::Checkpoint;
+use qllama::device::DeviceInfo;
+use qllama::device::gpu::{Gpu, candidates};
 use qllama::error::Result;
-use qllama::executor::DeviceInfo;
-use qllama::forward::{Array, Inputs};
-use qllama::generate::GenerateOptions;
-use qllama::gpu::{Gpu, candidates};
+use qllama::files::checkpoint::Checkpoint;
+use qllama::files::source::{Folder, LocalFuture, Source};
+use qllama::generate::session::GenerateOptions;
+use qllama::model::forward::{Array, Inputs};
+use qllama::model::parts::plan;
 use qllama::model::{Model, PixelValues};
-use qllama::parts::plan;
-use qllama::source::{Folder, LocalFuture, Source};
 use qllama::{Device, Error};
 
 const EMOJI: &str = "models/emoji-tiny";

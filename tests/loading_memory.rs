@@ -9,9 +9,9 @@ use common::heap::{Counted, growth};
 use common::{Temp, gpu};
 use pollster::block_on;
 use qllama::Device;
-use qllama::checkpoint::{CheckpointWriter, NewTensor, TensorType};
+use qllama::files::checkpoint::{CheckpointWriter, NewTensor, TensorType};
+use qllama::files::source::Folder;
 use qllama::model::Model;
-use qllama::source::Folder;
 
 /// What loading may take besides the header and the device's buffers.
 const LIMIT: u64 = 64 << 20;

@@ -10,10 +10,10 @@ use common::heap::{Counted, growth};
 use common::path;
 use pollster::block_on;
 use qllama::Error;
-use qllama::checkpoint::Checkpoint;
-use qllama::config::Config;
-use qllama::gguf::Gguf;
-use qllama::source::Memory;
+use qllama::files::checkpoint::Checkpoint;
+use qllama::files::config::Config;
+use qllama::files::gguf::Gguf;
+use qllama::files::source::Memory;
 
 #[global_allocator]
 static ALLOCATOR: Counted = Counted;

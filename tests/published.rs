@@ -9,10 +9,10 @@ use std::time::Instant;
 use common::{Temp, path, random};
 use pollster::block_on;
 use qllama::Device;
-use qllama::generate::GenerateOptions;
-use qllama::gpu::{Gpu, candidates};
+use qllama::device::gpu::{Gpu, candidates};
+use qllama::files::source::Folder;
+use qllama::generate::session::GenerateOptions;
 use qllama::model::{Model, PixelValues};
-use qllama::source::Folder;
 use serde_json::Value;
 
 /// Writes a checkpoint with emoji-tiny's tokenizer: ids beyond its pieces decode to nothing.

@@ -8,15 +8,15 @@ use std::path::Path;
 use common::{Temp, gpu, load, path};
 use pollster::block_on;
 use qllama::Device;
-use qllama::checkpoint::{Checkpoint, NamedTensor, TensorType, read_tensor_file, tensors_to_bytes};
 use qllama::error::Result;
-use qllama::generate::GenerateOptions;
-use qllama::matrix::{Format, unpack_row};
+use qllama::files::checkpoint::{Checkpoint, NamedTensor, TensorType, read_tensor_file, tensors_to_bytes};
+use qllama::files::source::{Folder, LocalFuture, Memory, Source};
+use qllama::generate::session::GenerateOptions;
 use qllama::model::PixelValues;
-use qllama::parts::plan;
+use qllama::model::parts::plan;
 use qllama::quantize::{Event, QuantizeOptions, Summary, quantize};
-use qllama::source::{Folder, LocalFuture, Memory, Source};
-use qllama::weights::Loader;
+use qllama::weights::loader::Loader;
+use qllama::weights::matrix::{Format, unpack_row};
 
 const TINY: &str = "models/emoji-tiny";
 
@@ -278,7 +278,7 @@ fn what_is_refused() {
 /// Long weights go to several files, which an index lists.
 #[test]
 fn several_files() {
-    use qllama::checkpoint::{CheckpointWriter, NewTensor};
+    use qllama::files::checkpoint::{CheckpointWriter, NewTensor};
     let temp = Temp::new();
     let tensor = |name: &str, dtype, shape: &[u64]| NewTensor { name: name.into(), dtype, shape: shape.to_vec() };
     let groups: Vec<Vec<NewTensor>> = (0..5)

@@ -4,11 +4,11 @@ mod common;
 
 use common::{BASE, Expected, TINY, gpu, load, path};
 use pollster::block_on;
-use qllama::forward::{Array, Inputs, PastKeyValues};
-use qllama::generate::GenerateOptions;
-use qllama::gpu::{Gpu, candidates};
+use qllama::device::gpu::{Gpu, candidates};
+use qllama::generate::prompt::PromptInputs;
+use qllama::generate::session::GenerateOptions;
+use qllama::model::forward::{Array, Inputs, PastKeyValues};
 use qllama::model::{Model, PixelValues};
-use qllama::prompt::PromptInputs;
 use qllama::{Device, Error};
 
 fn array(e: &Expected, rows: usize) -> Inputs {
@@ -153,7 +153,7 @@ fn a_lost_device() {
     assert_eq!(run(&model).unwrap_err().code(), "E_DEVICE_LOST");
     let e = Expected::open("qllama-base");
     assert_eq!(block_on(model.forward(array(&e, 4))).err().unwrap().code(), "E_DEVICE_LOST");
-    let source = Box::new(qllama::source::Folder::open(path(BASE)).unwrap());
+    let source = Box::new(qllama::files::source::Folder::open(path(BASE)).unwrap());
     let again = block_on(Model::load(source, &device, &mut |_| {}));
     assert_eq!(again.err().unwrap().code(), "E_DEVICE_LOST");
     drop(model);

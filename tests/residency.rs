@@ -6,12 +6,12 @@ use std::cell::Cell;
 
 use common::{path, printed, program};
 use pollster::block_on;
-use qllama::checkpoint::Checkpoint;
-use qllama::generate::GenerateOptions;
-use qllama::gpu::{Gpu, candidates};
+use qllama::device::gpu::{Gpu, candidates};
+use qllama::files::checkpoint::Checkpoint;
+use qllama::files::source::Folder;
+use qllama::generate::session::GenerateOptions;
+use qllama::model::parts::{ModelPlan, Residency, plan};
 use qllama::model::{Mode, Model, PixelValues};
-use qllama::parts::{ModelPlan, Residency, plan};
-use qllama::source::Folder;
 use qllama::{Device, Result};
 use serde_json::Value;
 

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use qllama::generate::GenerateOptions;
+use qllama::device::recording::Recording;
+use qllama::device::tensor::DType;
+use qllama::generate::session::GenerateOptions;
 use qllama::model::{Model, PixelValues};
 use qllama::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
-use qllama::recording::Recording;
-use qllama::tensor::DType;
 use qllama::{Device, Result};
 
 use crate::BenchArgs;
@@ -146,7 +146,7 @@ async fn roofs(device: &Device) -> Result<(f64, f64)> {
     Ok((ROOF_BYTES as f64 / best.0, (fmas_a_round() * u64::from(rounds)) as f64 / best.1))
 }
 
-async fn timed(device: &Device, recording: &Recording, out: qllama::tensor::Tensor) -> Result<f64> {
+async fn timed(device: &Device, recording: &Recording, out: qllama::device::tensor::Tensor) -> Result<f64> {
     let plan = device.prepare(recording)?;
     let start = Instant::now();
     device.run(&plan)?;

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use qllama::Result;
-use qllama::generate::GenerateOptions;
+use qllama::generate::session::GenerateOptions;
 use qllama::model::Model;
 
 use crate::CaptionArgs;

@@ -1,6 +1,6 @@
 //! `--adapter` and `--list-adapters`.
 
-use qllama::gpu::{Candidate, Gpu, candidates};
+use qllama::device::gpu::{Candidate, Gpu, candidates};
 use qllama::{Device, Error, Result};
 
 use crate::Common;

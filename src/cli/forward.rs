@@ -1,8 +1,8 @@
 //! `qllama forward`.
 
-use qllama::checkpoint::{NamedTensor, write_tensors};
-use qllama::forward::{Array, Inputs, Outputs, PastKeyValues};
+use qllama::files::checkpoint::{NamedTensor, write_tensors};
 use qllama::model::Model;
+use qllama::model::forward::{Array, Inputs, Outputs, PastKeyValues};
 use qllama::{Error, Result};
 
 use crate::cli::tensors::{TensorFile, check_outputs};

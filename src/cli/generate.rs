@@ -2,13 +2,13 @@
 
 use std::io::Write;
 
-use qllama::beams::{EarlyStopping, PAD};
-use qllama::checkpoint::{NamedTensor, write_tensors};
-use qllama::forward::Array;
-use qllama::generate::{GenerateOptions, Generated};
+use qllama::files::checkpoint::{NamedTensor, write_tensors};
+use qllama::generate::beams::{EarlyStopping, PAD};
+use qllama::generate::prompt::PromptInputs;
+use qllama::generate::session::{GenerateOptions, Generated};
+use qllama::model::forward::Array;
 use qllama::model::{Model, Opened};
-use qllama::ops::sample::Sampling;
-use qllama::prompt::PromptInputs;
+use qllama::ops::logits::sample::Sampling;
 use qllama::text::DecodeStream;
 use qllama::{Error, Result};
 

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use qllama::checkpoint::Checkpoint;
-use qllama::executor::DeviceInfo;
-use qllama::gpu::candidates;
-use qllama::parts::{CROSS, INTERN_VIT, Phase, Residency, plan};
-use qllama::tensor::Storage;
+use qllama::device::DeviceInfo;
+use qllama::device::gpu::candidates;
+use qllama::device::tensor::Storage;
+use qllama::files::checkpoint::Checkpoint;
+use qllama::model::parts::{CROSS, INTERN_VIT, Phase, Residency, plan};
 use qllama::{Device, Result};
 
 use crate::InfoArgs;

@@ -16,11 +16,11 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use qllama::checkpoint::Checkpoint;
-use qllama::gguf::Gguf;
+use qllama::files::checkpoint::Checkpoint;
+use qllama::files::gguf::Gguf;
+use qllama::files::source::{Folder, Source};
 use qllama::image::Preprocessor;
 use qllama::model::{Model, Opened, PixelValues, Progress};
-use qllama::source::{Folder, Source};
 use qllama::{Error, Result};
 
 use crate::Common;
@@ -54,7 +54,7 @@ pub fn files(common: &Common) -> Result<Files> {
             Ok(Files::Gguf(Box::new(folder), name))
         }
         Some(folder) => Ok(Files::Folder(Box::new(Folder::open(folder)?))),
-        None => Ok(Files::Folder(qllama::demo::source())),
+        None => Ok(Files::Folder(qllama::model::demo::source())),
     }
 }
 

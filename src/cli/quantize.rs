@@ -1,7 +1,7 @@
 //! `qllama quantize`.
 
+use qllama::files::source::Folder;
 use qllama::quantize::{Event, QuantizeOptions, quantize};
-use qllama::source::Folder;
 use qllama::{Error, Result};
 
 use crate::QuantizeArgs;

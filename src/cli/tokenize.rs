@@ -1,6 +1,6 @@
 //! `qllama tokenize`.
 
-use qllama::gguf::Gguf;
+use qllama::files::gguf::Gguf;
 use qllama::text::Tokenizer;
 use qllama::{Error, Result};
 
@@ -11,7 +11,7 @@ pub async fn run(args: TokenizeArgs) -> Result<()> {
     let missing = |file: &str, reason: &str| Error::Io { file: file.into(), reason: reason.into() };
     let tokenizer = match files(&args.common)? {
         Files::Folder(source) => {
-            let bytes = qllama::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
+            let bytes = qllama::files::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
                 .await?
                 .ok_or_else(|| missing("tokenizer.model", "not in the model's folder"))?;
             Tokenizer::from_bytes("tokenizer.model", &bytes)?

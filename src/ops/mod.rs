@@ -1,35 +1,17 @@
 //! The ops: one file each, with its parameters, shape checks, CPU reference and tests, beside one shader.
 
-pub mod add_rows;
-pub mod advance;
-pub mod argmax;
 pub mod attention;
-pub mod copy_rows;
-pub mod cross_entropy;
-pub mod embed;
-pub mod gather_rows;
-pub mod gelu;
-pub mod layer_norm;
+pub mod cache;
 pub mod linear;
-pub mod linear_gate;
-pub mod log_softmax;
-pub mod mean_rows;
-pub mod normalize;
-pub mod patches;
-pub mod penalize;
-pub mod reorder;
-pub mod rms_norm;
+pub mod logits;
+pub mod norms;
 pub mod roof;
-pub mod rope;
-pub mod sample;
-pub mod silu_gate;
-pub mod stage;
-pub mod top_k;
-pub mod vision_embed;
+pub mod rows;
+pub mod vision;
 
-use crate::matrix::{Format, unpack_row};
-use crate::recording::{Access, Call};
-use crate::tensor::Tensor;
+use crate::device::recording::{Access, Call};
+use crate::device::tensor::Tensor;
+use crate::weights::matrix::{Format, unpack_row};
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
@@ -37,7 +19,7 @@ pub(crate) const LANES: u32 = 64;
 /// The WGSL of several files of `shaders`, one behind the other.
 macro_rules! shader {
     ($($file:literal),+) => {
-        concat!($(include_str!(concat!("../../shaders/", $file))),+)
+        concat!($(include_str!(concat!("../../../shaders/", $file))),+)
     };
 }
 pub(crate) use shader;
@@ -46,10 +28,10 @@ pub(crate) use shader;
 macro_rules! writing_rows {
     ($op:literal, $file:literal) => {
         [
-            Kernel { name: $op, source: shader!("y_buffers.wgsl", $file), reference, subgroups: false },
+            Kernel { name: $op, source: shader!("shared/y_buffers.wgsl", $file), reference, subgroups: false },
             Kernel {
                 name: concat!($op, ", textures"),
-                source: shader!("y_textures.wgsl", $file),
+                source: shader!("shared/y_textures.wgsl", $file),
                 reference,
                 subgroups: false,
             },
@@ -125,12 +107,12 @@ impl Rows {
 pub(crate) mod testing {
     use std::sync::OnceLock;
 
-    use crate::executor::{Device, Pool};
-    use crate::gpu;
-    use crate::matrix::{Format, Matrix, Part, pack_f32};
+    use crate::device::gpu;
+    use crate::device::recording::Recording;
+    use crate::device::tensor::{DType, Storage, Tensor};
+    use crate::device::{Device, Pool};
     use crate::ops::linear::{Epilogue, linear};
-    use crate::recording::Recording;
-    use crate::tensor::{DType, Storage, Tensor};
+    use crate::weights::matrix::{Format, Matrix, Part, pack_f32};
 
     /// Numbers that look random and are the same on every run.
     pub struct Random(u64);

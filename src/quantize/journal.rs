@@ -6,9 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::plan::Job;
-use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::source::{base_name, io_error};
+use crate::files::checkpoint::Checkpoint;
+use crate::files::source::{base_name, io_error};
 
 /// The journal's name, in the unfinished folder.
 const JOURNAL: &str = "quantize.journal";

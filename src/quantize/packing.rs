@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use crate::checkpoint::TensorType;
+use crate::files::checkpoint::TensorType;
 
 /// How one matrix is packed.
 #[derive(Clone, Copy)]

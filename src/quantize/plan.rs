@@ -2,9 +2,9 @@
 
 use super::packing::Scheme;
 use super::{Kept, QuantizeOptions};
-use crate::checkpoint::{Checkpoint, NewTensor, TensorInfo, TensorType};
-use crate::config::Target;
 use crate::error::{Error, Result, printable};
+use crate::files::checkpoint::{Checkpoint, NewTensor, TensorInfo, TensorType};
+use crate::files::config::Target;
 
 /// What becomes of one tensor.
 pub(super) struct Job<'a> {

@@ -1,8 +1,8 @@
 //! GGUF files in the making, and the same models in the safetensors layout.
 
 use half::{bf16, f16};
-use qllama::checkpoint::{NamedTensor, TensorType, tensors_to_bytes};
-use qllama::source::Memory;
+use qllama::files::checkpoint::{NamedTensor, TensorType, tensors_to_bytes};
+use qllama::files::source::Memory;
 
 /// A value of a field.
 #[derive(Clone)]

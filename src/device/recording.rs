@@ -1,0 +1,153 @@
+//! A plain list of dispatches with no device in it. The models write one; an executor plays it, on a GPU or on the CPU.
+
+use std::cell::{Ref, RefCell, RefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytemuck::Pod;
+
+use crate::device::tensor::{DType, Storage, Tensor};
+
+/// One op's code: the WGSL source (`shaders/common.wgsl` is put in front of it) and the same meaning in Rust.
+///
+/// WGSL binds group 0: the operands in order, then the parameters as a uniform buffer.
+#[derive(Debug)]
+pub struct Kernel {
+    pub name: &'static str,
+    pub source: &'static str,
+    /// Computes what the shader computes, on host memory.
+    pub reference: fn(&Call),
+    /// Needs subgroup operations of the adapter.
+    pub subgroups: bool,
+}
+
+/// What a shader may do with an operand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Access {
+    Read,
+    /// Declared `read_write` in WGSL.
+    Write,
+}
+
+/// One call of a kernel.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pub kernel: &'static Kernel,
+    /// Values of the shader's `override` constants.
+    pub constants: Vec<(&'static str, f64)>,
+    pub operands: Vec<(Tensor, Access)>,
+    /// The bytes of the uniform parameters; their number is a multiple of 4.
+    pub params: Vec<u8>,
+    pub workgroups: [u32; 3],
+}
+
+/// Dispatches in the order in which they run, and the scratch tensors that live only while they do.
+#[derive(Default, Debug)]
+pub struct Recording {
+    pub dispatches: Vec<Dispatch>,
+    pub scratch: Vec<Tensor>,
+}
+
+static NEXT_ID: AtomicU32 = AtomicU32::new(1);
+
+/// A tensor id that no other tensor of this process has.
+pub(crate) fn fresh_id() -> u32 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Recording {
+    pub fn new() -> Recording {
+        Recording::default()
+    }
+
+    /// A tensor that holds values between dispatches of this recording only. Executors let scratch tensors whose
+    /// lives do not overlap share memory, so its first use must write all of it.
+    pub fn scratch(&mut self, dtype: DType, shape: &[usize]) -> Tensor {
+        self.scratch_in(Storage::Buffer, dtype, shape)
+    }
+
+    /// As [`Recording::scratch`], in a buffer or a texture.
+    pub fn scratch_in(&mut self, storage: Storage, dtype: DType, shape: &[usize]) -> Tensor {
+        let tensor = Tensor::new(fresh_id(), dtype, shape).stored(storage);
+        self.scratch.push(tensor);
+        tensor
+    }
+
+    /// Scratch of f32.
+    pub fn scratch_f32(&mut self, shape: &[usize]) -> Tensor {
+        self.scratch(DType::F32, shape)
+    }
+
+    /// Appends a dispatch. `params` is the uniform struct of the shader.
+    ///
+    /// # Panics
+    /// When the grid is beyond the portable 65535 workgroups a dimension: that is an error of the op.
+    pub fn dispatch<P: Pod>(
+        &mut self,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+        operands: &[(Tensor, Access)],
+        params: P,
+        workgroups: [u32; 3],
+    ) {
+        assert!(
+            workgroups.iter().all(|&n| n > 0 && n <= 65535),
+            "{}: a grid of {workgroups:?} workgroups with operands {operands:?}",
+            kernel.name
+        );
+        self.dispatches.push(Dispatch {
+            kernel,
+            constants: constants.to_vec(),
+            operands: operands.to_vec(),
+            params: bytemuck::bytes_of(&params).to_vec(),
+            workgroups,
+        });
+    }
+
+    /// Bytes that the dispatches read of tensors in `of`, counting a tensor once a dispatch.
+    pub fn bytes_read(&self, of: impl Fn(u32) -> bool) -> u64 {
+        let reads = self.dispatches.iter().flat_map(|d| &d.operands);
+        reads.filter(|(t, a)| *a == Access::Read && of(t.id)).map(|(t, _)| t.size_bytes() as u64).sum()
+    }
+}
+
+/// Host memory of one tensor: 32-bit words.
+pub type HostBuffer = RefCell<Vec<u32>>;
+
+/// What a CPU reference is given: the very operands and parameters that the shader gets.
+pub struct Call<'a> {
+    pub dispatch: &'a Dispatch,
+    pub memory: Vec<&'a HostBuffer>,
+}
+
+impl Call<'_> {
+    /// The parameters, as the struct that was recorded.
+    pub fn params<P: Pod>(&self) -> P {
+        bytemuck::pod_read_unaligned(&self.dispatch.params)
+    }
+
+    /// An `override` constant's value. It must have been recorded.
+    pub fn constant(&self, name: &str) -> u32 {
+        let found = self.dispatch.constants.iter().find(|(n, _)| *n == name);
+        found.unwrap_or_else(|| panic!("{}: no constant {name}", self.dispatch.kernel.name)).1 as u32
+    }
+
+    pub fn tensor(&self, operand: usize) -> Tensor {
+        self.dispatch.operands[operand].0
+    }
+
+    pub fn u32(&self, operand: usize) -> Ref<'_, [u32]> {
+        Ref::map(self.memory[operand].borrow(), |m| &m[..])
+    }
+
+    pub fn u32_mut(&self, operand: usize) -> RefMut<'_, [u32]> {
+        RefMut::map(self.memory[operand].borrow_mut(), |m| &mut m[..])
+    }
+
+    pub fn f32(&self, operand: usize) -> Ref<'_, [f32]> {
+        Ref::map(self.memory[operand].borrow(), |m| bytemuck::cast_slice(m))
+    }
+
+    pub fn f32_mut(&self, operand: usize) -> RefMut<'_, [f32]> {
+        RefMut::map(self.memory[operand].borrow_mut(), |m| bytemuck::cast_slice_mut(m))
+    }
+}

@@ -1,0 +1,154 @@
+//! Tensors as the recorder sees them: a name for device memory, with a shape and an element type.
+
+/// How elements are stored. Arithmetic is always in f32; the 16-bit types are storage only.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DType {
+    F32,
+    F16,
+    BF16,
+    U32,
+}
+
+impl DType {
+    /// Bytes an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 | DType::U32 => 4,
+            DType::F16 | DType::BF16 => 2,
+        }
+    }
+}
+
+/// What holds a tensor's words on a GPU. On software adapters a load from a texture costs a fifth of one from a buffer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Storage {
+    Buffer,
+    /// A texture of one 32-bit word a texel (`r32uint`), [`TEXELS_A_ROW`] texels a row.
+    Words,
+    /// A texture of four 32-bit words a texel (`rgba32uint`), [`TEXELS_A_ROW`] texels a row.
+    Pieces,
+}
+
+/// Width of the textures that hold tensors: texel `i` is at (i mod 1024, i / 1024).
+pub const TEXELS_A_ROW: usize = 1024;
+/// The most texels that such a texture has: WebGPU's default `maxTextureDimension2D` rows, 128 MiB of pieces.
+pub const MAX_TEXELS: usize = TEXELS_A_ROW * 8192;
+
+/// Rows of a matrix that lie together in a texture: the first piece of each, then the second of each, and so on; of
+/// one piece, those of rows 0, 4, .. 28, then of 1, 5, .. 29, of 2, 6, .. 30 and of 3, 7, .. 31. Eight invocations that
+/// make four neighbouring outputs each read memory from front to back, as processors like it.
+pub const BLOCK_ROWS: usize = 32;
+
+/// Rows of a matrix, `row_bytes` each, in the order that textures hold them in, zeros behind the last; a piece of a row
+/// has `N` bytes.
+pub fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
+    let block_bytes = BLOCK_ROWS * row_bytes;
+    let mut out = vec![0; rows.len().next_multiple_of(block_bytes)];
+    for (rows, block) in rows.chunks(block_bytes).zip(out.chunks_mut(block_bytes)) {
+        for (row, pieces) in rows.chunks(row_bytes).enumerate() {
+            let at = (row % 4 * 8 + row / 4) * N;
+            for (piece, places) in pieces.chunks_exact(N).zip(block.chunks_exact_mut(BLOCK_ROWS * N)) {
+                places[at..at + N].copy_from_slice(piece);
+            }
+        }
+    }
+    out
+}
+
+impl Storage {
+    /// Where single words lie beside pieces that lie here.
+    pub fn of_words(self) -> Storage {
+        match self {
+            Storage::Buffer => Storage::Buffer,
+            Storage::Words | Storage::Pieces => Storage::Words,
+        }
+    }
+
+    /// Rows that `rows` rows of a matrix take: textures hold whole blocks.
+    pub fn rows(self, rows: usize) -> usize {
+        match self {
+            Storage::Buffer => rows,
+            Storage::Words | Storage::Pieces => rows.next_multiple_of(BLOCK_ROWS),
+        }
+    }
+
+    /// Bytes a texel; of a buffer, bytes a word.
+    pub fn texel_bytes(self) -> usize {
+        match self {
+            Storage::Buffer | Storage::Words => 4,
+            Storage::Pieces => 16,
+        }
+    }
+}
+
+/// A handle to device memory: row-major and contiguous. Copying it copies no data; the [`Pool`](crate::device::Pool)
+/// that made it owns the memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tensor {
+    pub id: u32,
+    pub dtype: DType,
+    pub storage: Storage,
+    dims: [usize; 4],
+    rank: u8,
+}
+
+impl Tensor {
+    /// # Panics
+    /// When the shape has more than four axes.
+    pub fn new(id: u32, dtype: DType, shape: &[usize]) -> Tensor {
+        assert!(shape.len() <= 4, "a tensor has at most 4 axes, not {shape:?}");
+        let mut dims = [1; 4];
+        dims[..shape.len()].copy_from_slice(shape);
+        Tensor { id, dtype, storage: Storage::Buffer, dims, rank: shape.len() as u8 }
+    }
+
+    /// The same tensor, held otherwise.
+    pub fn stored(self, storage: Storage) -> Tensor {
+        Tensor { storage, ..self }
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.dims[..self.rank as usize]
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Size in memory, rounded up to whole 32-bit words.
+    pub fn size_bytes(&self) -> usize {
+        (self.len() * self.dtype.bytes()).next_multiple_of(4)
+    }
+
+    /// Bytes of device memory that it takes: textures have whole rows.
+    pub fn held_bytes(&self) -> usize {
+        match self.storage {
+            Storage::Buffer => self.size_bytes(),
+            Storage::Words | Storage::Pieces => {
+                self.size_bytes().next_multiple_of(self.storage.texel_bytes() * TEXELS_A_ROW)
+            }
+        }
+    }
+
+    /// The length of the last axis.
+    pub fn width(&self) -> usize {
+        self.shape().last().copied().unwrap_or(1)
+    }
+
+    /// The product of all axes but the last.
+    pub fn rows(&self) -> usize {
+        self.len() / self.width().max(1)
+    }
+
+    /// The same memory seen with another shape of as many elements.
+    pub fn reshape(self, shape: &[usize]) -> Tensor {
+        let new = Tensor::new(self.id, self.dtype, shape).stored(self.storage);
+        assert_eq!(new.len(), self.len(), "reshape {:?} to {shape:?}", self.shape());
+        new
+    }
+}

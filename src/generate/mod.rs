@@ -1,0 +1,5 @@
+//! Generation: options, prompts, the steps, beam search.
+
+pub mod beams;
+pub mod prompt;
+pub mod session;

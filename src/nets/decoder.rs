@@ -1,0 +1,311 @@
+//! QLLaMA: a LLaMA decoder whose every `cross_attention_frequency`-th layer also cross-attends, in its first
+//! `num_query_token` rows, to a picture's features (InternVL, Chen et al., 2023; LLaMA, Touvron et al., 2023).
+
+use std::cell::Cell;
+
+use crate::device::recording::Recording;
+use crate::device::tensor::Tensor;
+use crate::error::Result;
+use crate::files::config::LlamaConfig;
+use crate::ops::Rows;
+use crate::ops::attention::{Attention, Keys, Mask, View, attention};
+use crate::ops::cache::rope::{Heads, KvCache, RopeTables, rope_into_cache};
+use crate::ops::linear::linear_gate::linear_gate;
+use crate::ops::linear::{Epilogue, input_storage, linear, linear_into};
+use crate::ops::norms::rms_norm::{rms_norm, rms_norm_in};
+use crate::ops::rows::add_rows::add_rows;
+use crate::weights::loader::{Layers, Loader};
+use crate::weights::matrix::Matrix;
+
+/// The decoder's weights, but for those that make cross-attention's keys and values.
+pub struct Qllama {
+    pub config: LlamaConfig,
+    /// [vocab_size, hidden_size]
+    pub embed_tokens: Matrix,
+    pub layers: Vec<Layer>,
+    pub norm: Tensor,
+    /// [vocab_size, hidden_size]
+    pub lm_head: Matrix,
+    pub rope: RopeTables,
+    /// Dispatches of the last generation's decode step, for `qllama bench`.
+    pub decode_dispatches: Cell<usize>,
+}
+
+/// One decoder layer.
+pub struct Layer {
+    pub input_layernorm: Tensor,
+    /// q, k and v below each other: [(heads + 2 kv_heads) * head_dim, hidden_size].
+    pub qkv_proj: Matrix,
+    pub o_proj: Matrix,
+    pub cross_attn: Option<CrossAttn>,
+    pub post_attention_layernorm: Tensor,
+    /// Gate and up below each other: [2 * intermediate_size, hidden_size].
+    pub gate_up_proj: Matrix,
+    pub down_proj: Matrix,
+}
+
+/// The part of cross-attention that the query tokens pass through.
+pub struct CrossAttn {
+    pub norm1: Tensor,
+    pub q_proj: Matrix,
+    pub o_proj: Matrix,
+}
+
+/// The weights that make cross-attention's keys and values of a picture's features: used once a picture, so they are
+/// loaded, and can be released, apart.
+pub struct CrossKeyValues {
+    eps: f32,
+    pub layers: Layers<CrossKeyValue>,
+}
+
+/// Those of one layer, where it has cross-attention: `norm2`, and k above v [2 * hidden_size, vision_hidden_size].
+pub struct CrossKeyValue(Option<(Tensor, Matrix)>);
+
+/// Cross-attention's keys and values of some pictures.
+pub struct CrossStates {
+    /// One a layer, where the layer has cross-attention: [images * rows, 2 * hidden_size], keys then values.
+    pub layers: Vec<Option<Tensor>>,
+    pub images: usize,
+    /// Vision rows a picture.
+    pub rows: usize,
+}
+
+/// One pass through the layers.
+pub struct Pass<'a> {
+    /// Embeddings [batch * rows, hidden_size].
+    pub embeddings: Tensor,
+    pub batch: usize,
+    pub rows: usize,
+    /// U32 [batch * rows].
+    pub positions: Tensor,
+    /// U32 [batch * rows]: the cache row that each row's key and value go to.
+    pub slots: Tensor,
+    /// One a layer.
+    pub caches: &'a [KvCache],
+    pub keys: Keys,
+    pub mask: Mask,
+    pub cross: Option<&'a CrossStates>,
+}
+
+/// Where to put what a pass computes on its way; an empty list asks for none.
+#[derive(Default)]
+pub struct Observed {
+    /// One a layer: F32 [batch, heads, rows, keys].
+    pub attentions: Vec<Tensor>,
+    /// One a layer that cross-attends in this pass: F32 [batch, heads, num_query_token, vision rows].
+    pub cross_attentions: Vec<Tensor>,
+}
+
+/// Weights that one decoded token passes through.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenCost {
+    pub bytes: u64,
+    pub multiply_adds: u64,
+}
+
+/// What a pass leaves.
+pub struct Passed {
+    /// After the final norm: [batch * rows, hidden_size].
+    pub last_hidden_state: Tensor,
+    /// The embeddings, then each layer's output but the last layer's.
+    pub hidden_states: Vec<Tensor>,
+}
+
+impl Qllama {
+    /// Loads, or plans to load, the decoder. `prefix` is `qllama.` in a whole InternVL and empty in a QLLaMA alone.
+    pub async fn load(loader: &mut Loader<'_>, prefix: &str, config: &LlamaConfig) -> Result<Qllama> {
+        let h = config.hidden_size;
+        let (q, kv) = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        let inner = config.intermediate_size;
+        let embedding = format!("{prefix}model.embed_tokens.weight");
+        let embed_tokens = loader.table(&embedding, &[config.vocab_size, h]).await?;
+        let mut layers = Vec::with_capacity(config.num_hidden_layers);
+        for i in 0..config.num_hidden_layers {
+            let at = |name: &str| format!("{prefix}model.layers.{i}.{name}");
+            let attn = at("self_attn");
+            let (q_proj, k_proj, v_proj) =
+                (format!("{attn}.q_proj"), format!("{attn}.k_proj"), format!("{attn}.v_proj"));
+            let cross_attn = if config.cross_attends(i) {
+                Some(CrossAttn {
+                    norm1: loader.f32(&at("cross_attn.norm1.weight"), &[h]).await?,
+                    q_proj: loader.linear(&[(&at("cross_attn.q_proj"), h)], h).await?,
+                    o_proj: loader.linear(&[(&at("cross_attn.o_proj"), h)], h).await?,
+                })
+            } else {
+                None
+            };
+            layers.push(Layer {
+                input_layernorm: loader.f32(&at("input_layernorm.weight"), &[h]).await?,
+                qkv_proj: loader.linear(&[(&q_proj, q), (&k_proj, kv), (&v_proj, kv)], h).await?,
+                o_proj: loader.linear(&[(&at("self_attn.o_proj"), h)], q).await?,
+                cross_attn,
+                post_attention_layernorm: loader.f32(&at("post_attention_layernorm.weight"), &[h]).await?,
+                gate_up_proj: loader.linear(&[(&at("mlp.gate_proj"), inner), (&at("mlp.up_proj"), inner)], h).await?,
+                down_proj: loader.linear(&[(&at("mlp.down_proj"), h)], inner).await?,
+            });
+        }
+        let norm = loader.f32(&format!("{prefix}model.norm.weight"), &[h]).await?;
+        let head = format!("{prefix}lm_head");
+        let lm_head = if loader.has_linear(&head) || !config.tie_word_embeddings {
+            loader.linear(&[(&head, config.vocab_size)], h).await?
+        } else {
+            embed_tokens.clone()
+        };
+        let rope = loader.rope_tables(config.rope_theta, config.head_dim, config.max_position_embeddings)?;
+        Ok(Qllama {
+            config: config.clone(),
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            decode_dispatches: Cell::new(0),
+        })
+    }
+
+    /// Heads of self-attention.
+    pub fn heads(&self) -> Heads {
+        Heads {
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
+
+    /// Records all layers and the final norm.
+    pub fn record(&self, r: &mut Recording, pass: &Pass, observed: &Observed) -> Passed {
+        let heads = self.heads();
+        let eps = self.config.rms_norm_eps;
+        let scale = (heads.head_dim as f32).sqrt().recip();
+        let mut x = pass.embeddings;
+        let mut hidden_states = Vec::with_capacity(self.layers.len());
+        let mut crossed = 0;
+        for (i, layer) in self.layers.iter().enumerate() {
+            hidden_states.push(x);
+            let cache = pass.caches[i];
+
+            let storage = input_storage(&layer.qkv_proj, x.rows());
+            let h = rms_norm_in(r, x, Rows::all(x), 0, layer.input_layernorm, eps, storage);
+            let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
+            let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
+            let a = Attention {
+                batch: pass.batch,
+                rows: pass.rows,
+                heads,
+                q: View::all(q),
+                k: View::all(cache.k),
+                v: View::all(cache.v),
+                keys: pass.keys,
+                mask: pass.mask,
+                scale,
+                probabilities: observed.attentions.get(i).copied(),
+            };
+            let attended = attention(r, a, input_storage(&layer.o_proj, x.rows()));
+            x = linear(r, attended, &layer.o_proj, Epilogue::residual(x));
+
+            if let (Some(cross), Some(states)) = (&layer.cross_attn, pass.cross) {
+                let probabilities = observed.cross_attentions.get(crossed).copied();
+                crossed += 1;
+                self.cross_attend(r, pass, cross, states, i, x, probabilities);
+            }
+
+            let storage = input_storage(&layer.gate_up_proj, x.rows());
+            let h = rms_norm_in(r, x, Rows::all(x), 0, layer.post_attention_layernorm, eps, storage);
+            let inner = linear_gate(r, h, &layer.gate_up_proj, input_storage(&layer.down_proj, x.rows()));
+            x = linear(r, inner, &layer.down_proj, Epilogue::residual(x));
+        }
+        let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, eps);
+        Passed { last_hidden_state, hidden_states }
+    }
+
+    /// `x[:, :N] += o_proj(attention(q_proj(norm1(x[:, :N])), keys, values))`.
+    #[allow(clippy::too_many_arguments)]
+    fn cross_attend(
+        &self,
+        r: &mut Recording,
+        pass: &Pass,
+        cross: &CrossAttn,
+        states: &CrossStates,
+        layer: usize,
+        x: Tensor,
+        probabilities: Option<Tensor>,
+    ) {
+        let queries = self.config.num_query_token;
+        let rows = Rows { batch: pass.batch, rows: queries, stride: pass.rows, first: 0 };
+        let heads = Heads { kv_heads: self.config.num_attention_heads, ..self.heads() };
+        let key_values = states.layers[layer].expect("the layer's keys and values were recorded");
+
+        let h = rms_norm(r, x, rows, 0, cross.norm1, self.config.rms_norm_eps);
+        let q = linear(r, h, &cross.q_proj, Epilogue::default());
+        let a = Attention {
+            batch: pass.batch,
+            rows: queries,
+            heads,
+            q: View::all(q),
+            k: View { tensor: key_values, column: 0 },
+            v: View { tensor: key_values, column: self.config.hidden_size },
+            keys: Keys::Rows { count: states.rows, batches: states.images },
+            mask: Mask::None,
+            scale: (heads.head_dim as f32).sqrt().recip(),
+            probabilities,
+        };
+        let attended = attention(r, a, input_storage(&cross.o_proj, rows.count()));
+        let out = linear(r, attended, &cross.o_proj, Epilogue::default());
+        add_rows(r, x, rows, out);
+    }
+
+    /// What one decoded token costs in weights.
+    pub fn weights_per_token(&self) -> TokenCost {
+        let matrices = self.layers.iter().flat_map(|l| [&l.qkv_proj, &l.o_proj, &l.gate_up_proj, &l.down_proj]);
+        let mut cost = TokenCost { bytes: 0, multiply_adds: 0 };
+        for matrix in matrices.chain([&self.lm_head]) {
+            cost.bytes += matrix.bytes();
+            cost.multiply_adds += (matrix.rows * matrix.cols) as u64;
+        }
+        cost
+    }
+
+    /// `logits = lm_head(hidden)`: [rows, vocab_size].
+    pub fn logits(&self, r: &mut Recording, hidden: Tensor) -> Tensor {
+        linear(r, hidden, &self.lm_head, Epilogue::default())
+    }
+}
+
+impl CrossKeyValues {
+    /// Loads, or plans to load, `norm2`, `k_proj` and `v_proj` of every layer that cross-attends, or none yet.
+    pub async fn load(
+        loader: &mut Loader<'_>,
+        prefix: &str,
+        config: &LlamaConfig,
+        stream: bool,
+    ) -> Result<CrossKeyValues> {
+        let layers = Layers::load(loader, config.num_hidden_layers, stream, async |loader: &mut Loader<'_>, i| {
+            CrossKeyValue::load(loader, prefix, config, i).await
+        })
+        .await?;
+        Ok(CrossKeyValues { eps: config.rms_norm_eps, layers })
+    }
+
+    /// `k, v = k_proj(norm2(vision)), v_proj(norm2(vision))` of layer `i`, into `states`.
+    /// `vision` is [images * rows, vision_hidden_size].
+    pub fn record(&self, r: &mut Recording, i: usize, layer: &CrossKeyValue, vision: Tensor, states: &CrossStates) {
+        if let (Some((norm2, key_value)), Some(state)) = (&layer.0, states.layers[i]) {
+            let h = rms_norm(r, vision, Rows::all(vision), 0, *norm2, self.eps);
+            linear_into(r, h, key_value, Epilogue::default(), state);
+        }
+    }
+}
+
+impl CrossKeyValue {
+    /// Loads, or plans to load, layer `i`.
+    pub async fn load(loader: &mut Loader<'_>, prefix: &str, config: &LlamaConfig, i: usize) -> Result<CrossKeyValue> {
+        if !config.cross_attends(i) {
+            return Ok(CrossKeyValue(None));
+        }
+        let (h, vision) = (config.hidden_size, config.vision_hidden_size);
+        let at = |name: &str| format!("{prefix}model.layers.{i}.cross_attn.{name}");
+        let norm2 = loader.f32(&at("norm2.weight"), &[vision]).await?;
+        let key_value = loader.linear(&[(&at("k_proj"), h), (&at("v_proj"), h)], vision).await?;
+        Ok(CrossKeyValue(Some((norm2, key_value))))
+    }
+}

@@ -1,0 +1,154 @@
+//! `y = silu(x Wg^T) * (x Wu^T)`: the first half of LLaMA's MLP (Shazeer, 2020), for weights of every format.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::tensor::{Storage, Tensor};
+use crate::ops::linear::silu_gate::{silu, silu_gate};
+use crate::ops::linear::stage::{self, stage, staged};
+use crate::ops::linear::{Epilogue, Tile, dot, linear};
+use crate::ops::{read, shader, unpack_row_of, write};
+use crate::weights::matrix::Matrix;
+
+/// Weights, `x` and `y` in buffers, or all of them in textures.
+static KERNELS: [Kernel; 2] = [
+    Kernel {
+        name: "linear_gate",
+        source: shader!(
+            "shared/matrix_buffers.wgsl",
+            "shared/matrix.wgsl",
+            "linear/linear_x_buffers.wgsl",
+            "shared/y_buffers.wgsl",
+            "linear/linear_tile.wgsl",
+            "linear/linear_gate.wgsl"
+        ),
+        reference,
+        subgroups: false,
+    },
+    Kernel {
+        name: "linear_gate, textures",
+        source: shader!(
+            "shared/matrix_textures.wgsl",
+            "shared/matrix.wgsl",
+            "linear/linear_x_textures.wgsl",
+            "shared/y_textures.wgsl",
+            "linear/linear_tile.wgsl",
+            "linear/linear_gate.wgsl"
+        ),
+        reference,
+        subgroups: false,
+    },
+];
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    x_width: u32,
+    outputs: u32,
+    row_words: u32,
+    group: u32,
+    groups: u32,
+}
+
+/// `gate_up` [2 * inner, cols] has the rows of `Wg` above those of `Wu`; `x` is [rows, cols], as
+/// [`linear`] takes it. Returns [rows, inner] in `storage`, the one in which `linear` takes it. One
+/// dispatch, or one a part of the matrix and another where it has several, groups that are not whole pieces, or few
+/// elements.
+pub fn linear_gate(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage) -> Tensor {
+    let tile = match &gate_up.parts[..] {
+        [part] if part.words.storage == storage && x.rows() <= stage::most_rows(gate_up.cols) => {
+            Tile::choose(part, x.rows(), gate_up.cols)
+        }
+        _ => None,
+    };
+    // A shader that makes two fours takes long to compile: see Tile::choose.
+    let tile = tile.filter(|tile| tile.outputs == 8 || storage == Storage::Buffer);
+    record(r, x, gate_up, storage, tile.map(|tile| Tile { outputs: 8, ..tile }))
+}
+
+fn record(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage, tile: Option<Tile>) -> Tensor {
+    let Some(tile) = tile else {
+        let gate_up = linear(r, x, gate_up, Epilogue::default());
+        return silu_gate(r, gate_up, storage);
+    };
+    let (part, cols) = (&gate_up.parts[0], gate_up.cols);
+    assert!(gate_up.rows.is_multiple_of(2), "linear_gate: weight [{}, {cols}]", gate_up.rows);
+    let (rows, inner) = (x.rows(), gate_up.rows / 2);
+    let x = stage(r, x, 0..rows, storage);
+    assert_eq!(x.width(), stage::width(cols), "linear_gate: x {:?}, weight [{}, {cols}]", x.shape(), gate_up.rows);
+    let y = staged(r, storage, rows, inner);
+    let params = Params {
+        rows: rows as u32,
+        cols: cols as u32,
+        x_width: x.width() as u32,
+        outputs: gate_up.rows as u32,
+        row_words: part.format.row_words(cols) as u32,
+        group: part.group(cols) as u32,
+        groups: part.format.groups(cols) as u32,
+    };
+    let [words, scales, offsets] = part.tensors().map(read);
+    let constants = [&part.constants()[..], &tile.constants(part)].concat();
+    let outputs = 4 * tile.lanes / tile.team;
+    let groups = [inner.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
+    let kernel = &KERNELS[usize::from(storage != Storage::Buffer)];
+    r.dispatch(kernel, &constants, &[write(y), read(x), words, scales, offsets], params, groups);
+    y
+}
+
+fn reference(call: &Call) {
+    let p: Params = call.params();
+    let (mut y, x) = (call.f32_mut(0), call.f32(1));
+    let (inner, cols, width) = (p.outputs as usize / 2, p.cols as usize, call.tensor(0).width());
+    let (mut gate, mut up) = (vec![0.0; cols], vec![0.0; cols]);
+    y.fill(0.0);
+    for output in 0..inner {
+        unpack_row_of(call, p.group, output, &mut gate);
+        unpack_row_of(call, p.group, inner + output, &mut up);
+        for row in 0..p.rows as usize {
+            let x = &x[row * p.x_width as usize..][..cols];
+            y[row * width + output] = silu(dot(x, &gate)) * dot(x, &up);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::tensor::DType;
+    use crate::ops::testing::{Shape, compare, keep, random_matrix, seen};
+    use crate::weights::matrix::Format;
+
+    /// The kernel that makes both products, in tiles that the tests of `linear` try too, and two kernels one after the other.
+    #[test]
+    fn gpu_equals_reference() {
+        let formats = [
+            (Format::BF16, DType::F32, false),
+            (Format::Int { bits: 4, group: 32 }, DType::F16, true),
+            (Format::Int { bits: 8, group: 16 }, DType::F32, false),
+        ];
+        let sizes = [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (13, 64, 3), (4, 1056, 130)];
+        let tiles = [(1, 1, 8), (4, 1, 8), (1, 16, 64), (4, 64, 64), (4, 2, 16)];
+        let tiles = tiles.map(|(rows, team, lanes)| Some(Tile { rows, outputs: 8, team, lanes }));
+        for (format, scales, offsets) in formats {
+            for (rows, cols, inner) in sizes {
+                for tile in [None].into_iter().chain(tiles) {
+                    for storage in [Storage::Buffer, Storage::Pieces] {
+                        let case = format!("{format:?} {rows} {cols} {inner} {storage:?} {tile:?}");
+                        let part_rows = if tile.is_some() { 2 * inner } else { inner };
+                        let shape = Shape { rows: 2 * inner, cols, format, scales, offsets, part_rows, storage };
+                        compare(&case, 1e-11, |pool, r, random| {
+                            let x = pool.f32(&[rows, cols], &random.f32s(rows * cols)).unwrap();
+                            let weight = random_matrix(pool, random, shape);
+                            let y = record(r, x, &weight, storage, tile);
+                            assert_eq!((y.storage, y.rows()), (storage, rows));
+                            let y = if storage == Storage::Buffer { y } else { seen(pool, r, random, y, inner) };
+                            vec![keep(pool, r, y)]
+                        });
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What is made of logits.
+
+pub mod argmax;
+pub mod cross_entropy;
+pub mod log_softmax;
+pub mod penalize;
+pub mod sample;
+pub mod top_k;

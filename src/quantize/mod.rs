@@ -1,0 +1,356 @@
+//! Float checkpoints -> `pack-quantized` ones of compressed-tensors, tensor by tensor through small buffers.
+//!
+//! A weight is `scale * (q - zero)`, `q` an unsigned integer of 4 or 8 bits; `zero` is `2^(bits - 1)` where scales are
+//! symmetric. Layout: <https://github.com/vllm-project/compressed-tensors> (`compressors/pack_quantized`).
+
+mod journal;
+mod packing;
+mod plan;
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result, printable};
+use crate::files::checkpoint::{Checkpoint, CheckpointWriter, NewTensor, TensorInfo};
+use crate::files::source::{Source, base_name, io_error};
+use journal::{Journal, fingerprint};
+use packing::{Scheme, pack_rows_in_threads};
+use plan::{Job, outputs, plan, scheme_of};
+
+/// Files longer than this are split.
+const MAX_FILE_BYTES: u64 = 4 << 30;
+/// Stored bytes of weights that are worked on at a time.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Bytes read between two points from which an interrupted run can go on, at least.
+const SAVE_EVERY_BYTES: u64 = 64 << 20;
+const MAX_SMALL_BYTES: u64 = 64 << 20;
+
+/// Files that go along unchanged where the source has them.
+const COMPANIONS: [&str; 16] = [
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "generation_config.json",
+    "configuration_intern_vit.py",
+    "configuration_internvl.py",
+    "modeling_intern_vit.py",
+    "modeling_internvl.py",
+    "modeling_qllama.py",
+    "LICENSE",
+    "LICENSE.txt",
+    "NOTICE",
+];
+
+/// How to pack.
+#[derive(Clone, Debug)]
+pub struct QuantizeOptions {
+    /// 4 or 8.
+    pub bits: u32,
+    /// Neighbours of a row that share a scale: a multiple of 8. `None` is one scale a row.
+    pub group_size: Option<usize>,
+    /// Whether integers have their zero in the middle, or each group its own.
+    pub symmetric: bool,
+    /// Modules that stay as they are: names such as `lm_head`, or patterns such as `re:vision_model\.`.
+    pub ignore: Vec<String>,
+}
+
+impl Default for QuantizeOptions {
+    fn default() -> QuantizeOptions {
+        QuantizeOptions { bits: 4, group_size: Some(32), symmetric: true, ignore: Vec::new() }
+    }
+}
+
+/// A matrix that was packed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Packed {
+    /// The module's name: the tensor's without `.weight`.
+    pub name: String,
+    pub rows: u64,
+    pub cols: u64,
+    /// Sum of squared differences to the source.
+    pub error: f64,
+    /// Sum of the source's squares.
+    pub squares: f64,
+}
+
+impl Packed {
+    /// Squared error over the sum of squares.
+    pub fn relative_error(&self) -> f64 {
+        if self.squares > 0.0 { self.error / self.squares } else { 0.0 }
+    }
+}
+
+/// A matrix of a linear layer that stays as it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// The module's name.
+    pub name: String,
+    pub reason: String,
+}
+
+/// What has happened, for whoever waits.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// Bytes of weights read so far, and of all there are.
+    Progress {
+        bytes: u64,
+        total: u64,
+    },
+    /// An earlier run had packed or copied this many tensors already.
+    Resumed {
+        tensors: usize,
+    },
+    Packed(&'a Packed),
+    Kept(&'a Kept),
+}
+
+/// What [`quantize`] did.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub packed: Vec<Packed>,
+    pub kept: Vec<Kept>,
+    /// Bytes of all tensors before and after.
+    pub source_bytes: u64,
+    pub written_bytes: u64,
+    pub files: Vec<String>,
+}
+
+impl Summary {
+    /// Squared error of all packed matrices over the sum of their squares.
+    pub fn relative_error(&self) -> f64 {
+        let (error, squares) = self.packed.iter().fold((0.0, 0.0), |(e, s), p| (e + p.error, s + p.squares));
+        if squares > 0.0 { error / squares } else { 0.0 }
+    }
+}
+
+/// Writes the checkpoint `source` with packed matrices to the new folder `folder`.
+///
+/// Packed are the matrices of linear layers, `lm_head` among them. Everything else is copied as it is, and so is a
+/// matrix whose columns the group's size does not divide, or of 8 rows or fewer where they would have 4-bit zero points
+/// ([`Summary::kept`]). Until it is complete the result has the name `folder` with `.part` behind it; a run that finds
+/// such a folder of the same source and options goes on with it. Host memory: some tens of megabytes, whatever the
+/// model's size.
+///
+/// # Errors
+/// `E_INPUT` for options out of range, a source that is packed already, or an `ignore` entry that no module has;
+/// `E_STATE` when `folder` is there already or another run writes it; `E_NONFINITE` for a weight that is no number;
+/// those of [`Checkpoint::open`]; `E_IO`.
+pub async fn quantize(
+    source: Box<dyn Source>,
+    folder: &Path,
+    options: &QuantizeOptions,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<Summary> {
+    let refuse = |reason: String| Err(Error::Input { reason });
+    if !matches!(options.bits, 4 | 8) {
+        return refuse(format!("expected 4 or 8 bits, found {}", options.bits));
+    }
+    if options.group_size.is_some_and(|g| g == 0 || g % 8 != 0) {
+        return refuse(format!("expected a group size that is a multiple of 8, found {:?}", options.group_size));
+    }
+    let checkpoint = Checkpoint::open(source).await?;
+    if checkpoint.config.quantization.is_some() {
+        return refuse(format!("{} is quantized already; start from the float weights", checkpoint.describe()));
+    }
+    let (jobs, kept, ignored) = plan(&checkpoint, options)?;
+    kept.iter().for_each(|k| on_event(Event::Kept(k)));
+    if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
+        let reason = format!("{} is there already and not empty; choose another name", base_name(folder));
+        return Err(Error::State { reason });
+    }
+
+    let groups: Vec<Vec<NewTensor>> = jobs.iter().map(|job| outputs(job, options)).collect();
+    let part = part_of(folder)?;
+    std::fs::create_dir_all(&part).map_err(|e| io_error(&base_name(&part), &e))?;
+    let config = config_json(&checkpoint, options, &ignored).await?;
+    let mut journal = Journal::open(&part, fingerprint(&checkpoint, &config, &jobs).await?)?;
+    if !journal.done.is_empty() {
+        on_event(Event::Resumed { tensors: journal.done.len() });
+    }
+    let mut writer = CheckpointWriter::open(&part, &groups, MAX_FILE_BYTES)?;
+    let mut summary = Summary {
+        kept,
+        source_bytes: jobs.iter().map(|job| job.info.bytes).sum(),
+        written_bytes: groups.iter().flatten().filter_map(NewTensor::bytes).sum(),
+        ..Summary::default()
+    };
+    let worked = work(&checkpoint, &jobs, options, &mut writer, &mut journal, &mut summary, on_event).await;
+    if let Err(e) = worked {
+        writer.sync()?;
+        journal.save()?;
+        return Err(e);
+    }
+    summary.files = writer.file_names().map(String::from).collect();
+    writer.finish(&part)?;
+    journal.save()?;
+    let write = |name: &str, bytes: &[u8]| std::fs::write(part.join(name), bytes).map_err(|e| io_error(name, &e));
+    for name in COMPANIONS {
+        if let Some(bytes) = checkpoint.read_small(name, MAX_SMALL_BYTES).await? {
+            write(name, &bytes)?;
+        }
+    }
+    write("config.json", config.as_bytes())?;
+    journal.remove()?;
+    // Where the folder is there and empty.
+    let _ = std::fs::remove_dir(folder);
+    std::fs::rename(&part, folder).map_err(|e| io_error(&base_name(folder), &e))?;
+    Ok(summary)
+}
+
+/// Packs or copies what is not done yet.
+async fn work(
+    checkpoint: &Checkpoint,
+    jobs: &[Job<'_>],
+    options: &QuantizeOptions,
+    writer: &mut CheckpointWriter,
+    journal: &mut Journal,
+    summary: &mut Summary,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<()> {
+    let total = summary.source_bytes;
+    let (mut bytes, mut unsaved) = (0, 0);
+    for job in jobs {
+        let info = job.info;
+        let mut on_bytes = |read: u64| {
+            bytes += read;
+            on_event(Event::Progress { bytes, total });
+        };
+        let (error, squares) = match journal.done.get(&info.name) {
+            Some(&sums) => {
+                on_bytes(info.bytes);
+                sums
+            }
+            None => {
+                let mut sums = (0.0, 0.0);
+                match job.module {
+                    Some(module) => {
+                        let scheme = scheme_of(info, options);
+                        sums = pack_tensor(checkpoint, info, module, scheme, writer, &mut on_bytes).await?;
+                    }
+                    None => copy_tensor(checkpoint, info, writer, &mut on_bytes).await?,
+                }
+                journal.add(&info.name, sums);
+                unsaved += info.bytes;
+                if unsaved >= SAVE_EVERY_BYTES {
+                    writer.sync()?;
+                    journal.save()?;
+                    unsaved = 0;
+                }
+                sums
+            }
+        };
+        if let Some(module) = job.module {
+            let packed = Packed { name: module.into(), rows: info.shape[0], cols: info.shape[1], error, squares };
+            on_event(Event::Packed(&packed));
+            summary.packed.push(packed);
+        }
+    }
+    Ok(())
+}
+
+/// The name that a folder has until it is complete.
+fn part_of(folder: &Path) -> Result<PathBuf> {
+    let refuse = || Error::Io { file: base_name(folder), reason: "expected the name of a new folder".into() };
+    let mut name = folder.file_name().ok_or_else(refuse)?.to_os_string();
+    name.push(".part");
+    Ok(folder.with_file_name(name))
+}
+
+/// The source's `config.json` with `quantization_config`.
+async fn config_json(checkpoint: &Checkpoint, options: &QuantizeOptions, ignored: &[String]) -> Result<String> {
+    let fail = |reason: String| Error::Io { file: "config.json".into(), reason };
+    let bytes = checkpoint.read_small("config.json", MAX_SMALL_BYTES).await?;
+    let bytes = bytes.ok_or_else(|| fail("it is gone".into()))?;
+    let mut config: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| fail(e.to_string()))?;
+    config["quantization_config"] = serde_json::json!({
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ignored,
+        "kv_cache_scheme": null,
+        "config_groups": { "group_0": {
+            "targets": ["Linear"],
+            "input_activations": null,
+            "output_activations": null,
+            "format": "pack-quantized",
+            "weights": {
+                "num_bits": options.bits,
+                "type": "int",
+                "symmetric": options.symmetric,
+                "strategy": if options.group_size.is_some() { "group" } else { "channel" },
+                "group_size": options.group_size,
+                "dynamic": false,
+                "actorder": null,
+                "block_structure": null
+            }
+        } }
+    });
+    Ok(format!("{config:#}\n"))
+}
+
+/// Copies a tensor as it is.
+async fn copy_tensor(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    writer: &mut CheckpointWriter,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut buffer = vec![0; CHUNK_BYTES.min(info.bytes as usize)];
+    let mut at = 0;
+    while at < info.bytes {
+        let count = buffer.len().min((info.bytes - at) as usize);
+        checkpoint.read(info, at, &mut buffer[..count]).await?;
+        writer.write(&info.name, at, &buffer[..count])?;
+        at += count as u64;
+        on_bytes(count as u64);
+    }
+    Ok(())
+}
+
+/// Packs a matrix, some rows at a time; returns its squared error and its sum of squares.
+async fn pack_tensor(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    module: &str,
+    scheme: Scheme,
+    writer: &mut CheckpointWriter,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<(f64, f64)> {
+    let (rows, cols) = (info.shape[0] as usize, info.shape[1] as usize);
+    let row_bytes = cols * info.dtype.bytes();
+    let (row_words, groups) = ((cols * scheme.bits as usize).div_ceil(32), cols / scheme.group);
+    // Whole words of zero points, which are packed along the rows.
+    let step = (CHUNK_BYTES / row_bytes).max(1).next_multiple_of(8);
+    let name = |end: &str| format!("{module}.weight_{end}");
+    let mut buffer = vec![0; step.min(rows) * row_bytes];
+    let mut sums = (0.0, 0.0);
+    for row in (0..rows).step_by(step) {
+        let count = step.min(rows - row);
+        let bytes = &mut buffer[..count * row_bytes];
+        checkpoint.read(info, (row * row_bytes) as u64, bytes).await?;
+        let values = info.dtype.to_f32(bytes);
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(Error::NonFinite { what: printable(&info.name), index: (row * cols + index) as u64 });
+        }
+        let chunk = pack_rows_in_threads(&values, cols, scheme);
+        writer.write(&name("packed"), (row * row_words * 4) as u64, bytemuck::cast_slice(&chunk.words))?;
+        writer.write(&name("scale"), (row * groups * 2) as u64, bytemuck::cast_slice(&chunk.scales))?;
+        if !scheme.symmetric {
+            let per_word = 32 / scheme.bits as usize;
+            let mut words = vec![0u32; count.div_ceil(per_word) * groups];
+            for (i, &zero) in chunk.zeros.iter().enumerate() {
+                let (r, g) = (i / groups, i % groups);
+                words[r / per_word * groups + g] |= u32::from(zero) << (scheme.bits as usize * (r % per_word));
+            }
+            writer.write(&name("zero_point"), (row / per_word * groups * 4) as u64, bytemuck::cast_slice(&words))?;
+        }
+        sums = (sums.0 + chunk.error, sums.1 + chunk.squares);
+        on_bytes((count * row_bytes) as u64);
+    }
+    let shape: Vec<u8> = info.shape.iter().flat_map(|n| n.to_le_bytes()).collect();
+    writer.write(&name("shape"), 0, &shape)?;
+    Ok(sums)
+}

@@ -1,0 +1,652 @@
+//! Text to token ids and back: SentencePiece BPE with byte fallback, as the published `tokenizer.model` has it, and
+//! byte-level BPE, as some GGUF files have it.
+//!
+//! `encode` = cut at literal special pieces, normalise each part (the file's character map, spaces to `▁`, one `▁` in
+//! front), then BPE over the whole part (kitoken). `decode` follows the published tokenizer (LlamaTokenizer, legacy):
+//! one `▁` is dropped from the first piece and one more where the text begins.
+
+mod byte_pairs;
+mod character_map;
+mod decode_stream;
+
+pub use decode_stream::DecodeStream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kitoken::{
+    Configuration, Definition, Fallback, Kitoken, Metadata, Model, SpecialToken, SpecialTokenKind, Token, TokenId,
+};
+use sentencepiece_model::{ModelType, SentencePieceModel};
+
+use crate::error::{Error, Result, printable};
+use byte_pairs::BytePairs;
+use character_map::CharacterMap;
+
+/// The prefix that InternVL's `encode_text` puts before a text, joined without a space.
+pub const SUMMARIZE: &str = "summarize:";
+
+/// Ids in a row of [`Tokenizer::encode_text`].
+pub const TEXT_LENGTH: usize = 80;
+
+/// The id that fills rows of [`Tokenizer::encode_text`]; the published mask is `id > 0`.
+pub const PAD_ID: u32 = 0;
+
+/// How SentencePiece writes a space.
+const SPACE: &str = "▁";
+
+/// Longest piece in bytes; kitoken keeps a table for each length.
+const MAX_PIECE_BYTES: usize = 1024;
+
+/// What a piece of the vocabulary is (`SentencePiece.Type` in SentencePiece's file format).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+    Byte(u8),
+}
+
+struct Piece {
+    text: String,
+    kind: Kind,
+}
+
+/// The parts of a SentencePiece BPE vocabulary that stand outside its list of pieces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SentencePieceOptions {
+    /// Id of the piece that begins a sequence.
+    pub bos_id: u32,
+    /// Id of the piece that ends a sequence.
+    pub eos_id: u32,
+    /// Id of the piece for what the vocabulary cannot write.
+    pub unk_id: u32,
+    /// Whether a space is put before every text.
+    pub add_dummy_prefix: bool,
+    /// Whether spaces at both ends are dropped and runs of spaces become one.
+    pub remove_extra_whitespaces: bool,
+    /// Whether a character outside the vocabulary is written as its bytes.
+    pub byte_fallback: bool,
+}
+
+/// The parts of a byte-level BPE vocabulary that stand outside its list of pieces.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BytePairOptions<'a> {
+    /// GGUF's name of the rule that cuts text into words (`tokenizer.ggml.pre`), such as `gpt-2`, `smollm`, `llama-bpe`.
+    pub split: &'a str,
+    /// Id of the piece that begins a sequence.
+    pub bos_id: Option<u32>,
+    /// Id of the piece that ends a sequence.
+    pub eos_id: Option<u32>,
+}
+
+/// What stands for an id where a vocabulary names none; no vocabulary is as large.
+const NO_ID: u32 = u32::MAX;
+
+/// A tokenizer. Cheap to clone.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+    add_bos: bool,
+}
+
+struct Inner {
+    pieces: Vec<Piece>,
+    options: SentencePieceOptions,
+    characters: CharacterMap,
+    model: Encoder,
+}
+
+enum Encoder {
+    SentencePiece(Box<Kitoken>),
+    /// With the special pieces that text may contain, the longest first among those that begin alike.
+    BytePairs(BytePairs, Vec<(String, u32)>),
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} pieces, {:?})", self.inner.pieces.len(), self.inner.options)
+    }
+}
+
+impl Tokenizer {
+    /// Reads the bytes of a SentencePiece `tokenizer.model`. `file_name` only serves messages.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the bytes are not such a file, are cut short, hold another kind of model than BPE, or
+    /// contradict themselves (a piece twice, a special id outside the vocabulary).
+    pub fn from_bytes(file_name: &str, bytes: &[u8]) -> Result<Tokenizer> {
+        let fail = |reason: String| Error::Tokenizer { file: file_name.to_string(), reason };
+        let whole = "expected a whole SentencePiece model (tokenizer.model)";
+        let model = SentencePieceModel::from_slice(bytes).map_err(|e| fail(format!("{whole}: {e}")))?;
+        let trainer = model.trainer().ok_or_else(|| fail(format!("{whole}: the trainer's settings are missing")))?;
+        let normalizer =
+            model.normalizer().ok_or_else(|| fail(format!("{whole}: the normaliser's settings are missing")))?;
+        if trainer.model_type() != ModelType::Bpe {
+            return Err(fail(format!("expected a BPE model, found {:?}", trainer.model_type())));
+        }
+        if trainer.treat_whitespace_as_suffix() || !normalizer.escape_whitespaces() {
+            return Err(fail("expected spaces to be written as ▁ before a word".to_string()));
+        }
+        let id = |what: &str, id: i32| {
+            u32::try_from(id).map_err(|_| fail(format!("expected a piece for {what}, found id {id}")))
+        };
+        let options = SentencePieceOptions {
+            bos_id: id("the beginning of a sequence", trainer.bos_id())?,
+            eos_id: id("the end of a sequence", trainer.eos_id())?,
+            unk_id: id("unknown text", trainer.unk_id())?,
+            add_dummy_prefix: normalizer.add_dummy_prefix(),
+            remove_extra_whitespaces: normalizer.remove_extra_whitespaces(),
+            byte_fallback: trainer.byte_fallback(),
+        };
+        let characters = CharacterMap::from_bytes(normalizer.precompiled_charsmap())
+            .ok_or_else(|| fail("the normaliser's character map is malformed".to_string()))?;
+        let parts = model.pieces().iter().map(|p| (p.piece().to_string(), p.score(), p.r#type.unwrap_or(1))).collect();
+        Tokenizer::build(file_name, parts, options, characters)
+    }
+
+    /// Makes a tokenizer of the parts that other files hold (GGUF: `tokenizer.ggml.tokens`, `.scores`, `.token_type`),
+    /// one of each a piece, in the order of their ids. `types` are SentencePiece's: 1 normal, 2 unknown, 3 control,
+    /// 4 user-defined, 5 unused, 6 byte (written `<0x0A>`). Pieces write a space as `▁`. `file_name` serves messages.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the three differ in length or contradict themselves.
+    pub fn from_sentencepiece_parts(
+        file_name: &str,
+        pieces: Vec<String>,
+        scores: &[f32],
+        types: &[i32],
+        options: SentencePieceOptions,
+    ) -> Result<Tokenizer> {
+        if pieces.len() != scores.len() || pieces.len() != types.len() {
+            return Err(Error::Tokenizer {
+                file: file_name.to_string(),
+                reason: format!(
+                    "expected a score and a type for each of {} pieces, found {} and {}",
+                    pieces.len(),
+                    scores.len(),
+                    types.len()
+                ),
+            });
+        }
+        let parts = pieces.into_iter().zip(scores).zip(types).map(|((p, &s), &t)| (p, s, t)).collect();
+        Tokenizer::build(file_name, parts, options, CharacterMap::default())
+    }
+
+    fn build(
+        file_name: &str,
+        parts: Vec<(String, f32, i32)>,
+        options: SentencePieceOptions,
+        characters: CharacterMap,
+    ) -> Result<Tokenizer> {
+        let fail = |reason: String| Error::Tokenizer { file: file_name.to_string(), reason };
+        for (what, id) in [("bos_id", options.bos_id), ("eos_id", options.eos_id), ("unk_id", options.unk_id)] {
+            if id as usize >= parts.len() {
+                return Err(fail(format!("{what}: expected an id below {} (the pieces), found {id}", parts.len())));
+            }
+        }
+        let mut pieces = Vec::with_capacity(parts.len());
+        // What BPE may produce, by its bytes. A byte piece gives way to a normal piece of the same single character.
+        let mut vocabulary: HashMap<Vec<u8>, (f32, TokenId)> = HashMap::with_capacity(parts.len());
+        let mut bytes = Vec::new();
+        let mut specials = Vec::new();
+        let mut seen = HashMap::with_capacity(parts.len());
+        for (index, (text, score, type_number)) in parts.into_iter().enumerate() {
+            let id = index as u32;
+            let fail_at = |reason: String| fail(format!("piece {id} ({:?}): {reason}", printable(&text)));
+            if text.is_empty() || text.len() > MAX_PIECE_BYTES {
+                return Err(fail_at(format!("expected 1 to {MAX_PIECE_BYTES} bytes, found {}", text.len())));
+            }
+            if let Some(first) = seen.insert(text.clone(), id) {
+                return Err(fail_at(format!("the same piece as {first}")));
+            }
+            let kind = match type_number {
+                1 => Kind::Normal,
+                2 => Kind::Unknown,
+                3 => Kind::Control,
+                4 => Kind::UserDefined,
+                5 => Kind::Unused,
+                6 => Kind::Byte(byte_of(&text).ok_or_else(|| fail_at("expected a byte such as <0x0A>".to_string()))?),
+                other => return Err(fail_at(format!("expected a type from 1 to 6, found {other}"))),
+            };
+            match kind {
+                Kind::Normal => {
+                    if !score.is_finite() {
+                        return Err(fail_at(format!("expected a finite score, found {score}")));
+                    }
+                    vocabulary.insert(text.clone().into_bytes(), (score, id));
+                }
+                Kind::Byte(byte) => bytes.push((byte, id)),
+                Kind::UserDefined => specials.push(special(id, &text, SpecialTokenKind::Priority)),
+                Kind::Unknown | Kind::Control | Kind::Unused => {}
+            }
+            pieces.push(Piece { text, kind });
+        }
+        for (byte, id) in bytes {
+            vocabulary.entry(vec![byte]).or_insert((f32::NEG_INFINITY, id));
+        }
+        if vocabulary.is_empty() {
+            return Err(fail("expected pieces of text, found none".to_string()));
+        }
+        let mut vocabulary: Vec<_> = vocabulary.into_iter().collect();
+        vocabulary.sort_by(|(_, (a, i)), (_, (b, j))| b.total_cmp(a).then(i.cmp(j)));
+        let vocab = vocabulary.into_iter().map(|(bytes, (_, id))| Token { id, bytes }).collect();
+        // The longest user-defined piece wins, and kitoken takes the first that fits.
+        specials.sort_by_key(|s| std::cmp::Reverse(s.bytes.len()));
+        let unk = &pieces[options.unk_id as usize];
+        if unk.kind != Kind::UserDefined {
+            specials.push(special(options.unk_id, &unk.text, SpecialTokenKind::Unknown));
+        }
+        let mut fallback = vec![Fallback::Unknown, Fallback::Skip];
+        if options.byte_fallback {
+            fallback.insert(0, Fallback::Bytes);
+        }
+        let model = Kitoken::from_definition(Definition {
+            meta: Metadata::default(),
+            model: Model::BytePair { vocab, chars: true },
+            specials,
+            config: Configuration { fallback, ..Configuration::default() },
+        })
+        .map_err(|e| fail(e.to_string()))?;
+        let model = Encoder::SentencePiece(Box::new(model));
+        Ok(Tokenizer { inner: Arc::new(Inner { pieces, options, characters, model }), add_bos: true })
+    }
+
+    /// Makes a tokenizer of byte-level BPE out of the parts that a GGUF file holds: `tokenizer.ggml.tokens` in GPT-2's
+    /// alphabet of bytes, `.token_type` (3 control, 4 user-defined: these stand for themselves), and `.merges`, two
+    /// pieces with a space between, first learnt first. `file_name` serves messages.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when they contradict each other, or the rule that cuts text into words is unknown.
+    pub fn from_byte_pairs(
+        file_name: &str,
+        pieces: Vec<String>,
+        types: &[i32],
+        merges: &[String],
+        options: BytePairOptions,
+    ) -> Result<Tokenizer> {
+        let fail = |reason: String| Error::Tokenizer { file: file_name.to_string(), reason };
+        if pieces.len() != types.len() {
+            return Err(fail(format!("expected a type for each of {} pieces, found {}", pieces.len(), types.len())));
+        }
+        for (what, id) in [("bos_id", options.bos_id), ("eos_id", options.eos_id)] {
+            if let Some(id) = id.filter(|id| *id as usize >= pieces.len()) {
+                return Err(fail(format!("{what}: expected an id below {} (the pieces), found {id}", pieces.len())));
+            }
+        }
+        let pairs = BytePairs::new(&pieces, merges, options.split).map_err(fail)?;
+        let kinds = types.iter().map(|type_number| match type_number {
+            1 => Kind::Normal,
+            4 => Kind::UserDefined,
+            5 => Kind::Unused,
+            _ => Kind::Control,
+        });
+        let pieces: Vec<_> = pieces.into_iter().zip(kinds).map(|(text, kind)| Piece { text, kind }).collect();
+        let special = |(id, piece): (usize, &Piece)| {
+            let stands_alone = matches!(piece.kind, Kind::Control | Kind::UserDefined) && !piece.text.is_empty();
+            stands_alone.then(|| (piece.text.clone(), id as u32))
+        };
+        let mut specials: Vec<_> = pieces.iter().enumerate().filter_map(special).collect();
+        specials.sort_by_key(|(piece, _)| std::cmp::Reverse(piece.len()));
+        let options = SentencePieceOptions {
+            bos_id: options.bos_id.unwrap_or(NO_ID),
+            eos_id: options.eos_id.unwrap_or(NO_ID),
+            unk_id: NO_ID,
+            add_dummy_prefix: false,
+            remove_extra_whitespaces: false,
+            byte_fallback: true,
+        };
+        let characters = CharacterMap::default();
+        let model = Encoder::BytePairs(pairs, specials);
+        Ok(Tokenizer { inner: Arc::new(Inner { pieces, options, characters, model }), add_bos: true })
+    }
+
+    /// The same tokenizer, whose prompts begin with BOS or do not.
+    pub fn with_bos(mut self, add_bos: bool) -> Tokenizer {
+        self.add_bos = add_bos;
+        self
+    }
+
+    /// The ids of `text` without BOS and EOS. Literal `<s>`, `</s>` and `<unk>` (the file's own spellings) become their
+    /// ids, as the published tokenizer has it, so a caller who must not let a text end itself removes them first.
+    /// With byte-level BPE all control and user-defined pieces do.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let inner = &*self.inner;
+        let o = &inner.options;
+        if let Encoder::BytePairs(pairs, specials) = &inner.model {
+            return encode_byte_pairs(pairs, specials, text);
+        }
+        let specials = [o.bos_id, o.eos_id, o.unk_id].map(|id| (inner.pieces[id as usize].text.as_str(), id));
+        let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+        let mut rest = text;
+        while !rest.is_empty() {
+            let next = specials
+                .iter()
+                .filter_map(|&(piece, id)| rest.find(piece).map(|at| (at, piece.len(), id)))
+                .min_by_key(|&(at, length, _)| (at, std::cmp::Reverse(length)));
+            let (at, length, id) = next.map_or((rest.len(), 0, None), |(at, length, id)| (at, length, Some(id)));
+            self.encode_part(&rest[..at], &mut ids);
+            ids.extend(id);
+            rest = &rest[at + length..];
+        }
+        ids
+    }
+
+    /// BPE of a text without specials, normalised here because kitoken's own steps differ from SentencePiece's in
+    /// which characters count as spaces and in texts of nothing but spaces.
+    fn encode_part(&self, text: &str, ids: &mut Vec<u32>) {
+        let inner = &*self.inner;
+        let mapped = inner.characters.apply(text);
+        let mut normal = String::with_capacity(mapped.len() + 8);
+        let mut last_space = inner.options.remove_extra_whitespaces;
+        for c in mapped.chars() {
+            if c != ' ' {
+                normal.push(c);
+            } else if !(last_space && inner.options.remove_extra_whitespaces) {
+                normal.push_str(SPACE);
+            }
+            last_space = c == ' ';
+        }
+        if inner.options.remove_extra_whitespaces && normal.ends_with(SPACE) {
+            normal.truncate(normal.len() - SPACE.len());
+        }
+        if normal.is_empty() {
+            return;
+        }
+        if inner.options.add_dummy_prefix {
+            normal.insert_str(0, SPACE);
+        }
+        let Encoder::SentencePiece(model) = &inner.model else { return };
+        // The last fallback skips what nothing else can write, so there is no error to meet.
+        ids.extend(model.encode(&normal, &[SpecialTokenKind::Priority][..]).unwrap_or_default());
+    }
+
+    /// The ids of a prompt: BOS (unless [`Tokenizer::with_bos`] says otherwise), then `text`. No EOS.
+    pub fn encode_prompt(&self, text: &str) -> Vec<u32> {
+        let bos = self.inner.options.bos_id;
+        let mut ids = if self.add_bos && bos != NO_ID { vec![bos] } else { Vec::new() };
+        ids.extend(self.encode(text));
+        ids
+    }
+
+    /// A row for the text tower: BOS, `text`, EOS, cut to 80 ids keeping EOS, padded on the right with 0 to 80
+    /// ([`TEXT_LENGTH`]). For InternVL's `encode_text` the caller puts [`SUMMARIZE`] before the text; image-text
+    /// matching takes the text as it is.
+    pub fn encode_text(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.encode_prompt(text);
+        ids.truncate(TEXT_LENGTH - 1);
+        ids.push(self.inner.options.eos_id);
+        ids.resize(TEXT_LENGTH, PAD_ID);
+        ids
+    }
+
+    /// The text of `ids`. BOS, EOS, the unknown piece (which is also the padding) and ids outside the vocabulary give
+    /// nothing; bytes that are not UTF-8 give U+FFFD each.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let mut stream = self.decode_stream();
+        let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
+        text.push_str(&stream.finish());
+        text
+    }
+
+    /// A decoder that takes ids one by one.
+    pub fn decode_stream(&self) -> DecodeStream {
+        DecodeStream::new(self.clone())
+    }
+
+    /// The piece with this id as SentencePiece shows it (`▁` for a space, `<0x0A>` for a byte); empty for an id outside
+    /// the vocabulary.
+    pub fn piece(&self, id: u32) -> String {
+        self.inner.pieces.get(id as usize).map(|p| p.text.clone()).unwrap_or_default()
+    }
+
+    /// The number of pieces. Ids are below it.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.pieces.len()
+    }
+
+    /// The id that begins a sequence; `u32::MAX` where the file names none.
+    pub fn bos_id(&self) -> u32 {
+        self.inner.options.bos_id
+    }
+
+    /// The id that ends a sequence; `u32::MAX` where the file names none.
+    pub fn eos_id(&self) -> u32 {
+        self.inner.options.eos_id
+    }
+}
+
+/// `text` cut at literal special pieces, and byte-level BPE between them.
+fn encode_byte_pairs(pairs: &BytePairs, specials: &[(String, u32)], text: &str) -> Vec<u32> {
+    let begins = |byte: u8| specials.iter().any(|(piece, _)| piece.as_bytes()[0] == byte);
+    let mut may_begin = [false; 256];
+    (0..=255u8).for_each(|byte| may_begin[usize::from(byte)] = begins(byte));
+    let mut ids = Vec::with_capacity(text.len() / 3 + 1);
+    let (mut start, mut at) = (0, 0);
+    while at < text.len() {
+        let special = match may_begin[usize::from(text.as_bytes()[at])] {
+            true => specials.iter().find(|(piece, _)| text.as_bytes()[at..].starts_with(piece.as_bytes())),
+            false => None,
+        };
+        let Some((piece, id)) = special else {
+            at += 1;
+            continue;
+        };
+        pairs.encode(&text[start..at], &mut ids);
+        ids.push(*id);
+        at += piece.len();
+        start = at;
+    }
+    pairs.encode(&text[start..], &mut ids);
+    ids
+}
+
+/// The byte that a piece such as `<0x0A>` stands for.
+fn byte_of(piece: &str) -> Option<u8> {
+    let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
+    let hexadecimal = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    hexadecimal.then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+fn special(id: u32, text: &str, kind: SpecialTokenKind) -> SpecialToken {
+    SpecialToken { id, bytes: text.as_bytes().to_vec(), kind, ident: None, score: 0.0, extract: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TINY: &[u8] = include_bytes!("../../models/emoji-tiny/tokenizer.model");
+
+    fn tiny() -> Tokenizer {
+        Tokenizer::from_bytes("tokenizer.model", TINY).unwrap()
+    }
+
+    fn ids_of(value: &serde_json::Value) -> Vec<u32> {
+        value.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+    }
+
+    /// Streaming gives the same text as decoding at once, whatever the ids.
+    fn assert_streams(tokenizer: &Tokenizer, ids: &[u32]) {
+        let mut stream = tokenizer.decode_stream();
+        let mut text = String::new();
+        for &id in ids {
+            text += &stream.push(id);
+        }
+        text += &stream.finish();
+        assert_eq!(text, tokenizer.decode(ids));
+    }
+
+    #[test]
+    fn demo_model_texts_agree() {
+        let tokenizer = tiny();
+        let expected: serde_json::Value =
+            serde_json::from_slice(include_bytes!("../../models/emoji-tiny/expected.json")).unwrap();
+        let texts = expected["tokenizer"].as_array().unwrap();
+        assert!(!texts.is_empty());
+        for case in texts {
+            let text = case["text"].as_str().unwrap();
+            let ids = ids_of(&case["ids"]);
+            assert_eq!(tokenizer.encode_prompt(text), ids, "{text:?}");
+            assert_eq!(tokenizer.decode(&ids), case["decoded"].as_str().unwrap(), "{text:?}");
+            assert_streams(&tokenizer, &ids);
+        }
+        let prompt = expected["prompt"].as_str().unwrap();
+        assert_eq!(tokenizer.encode_prompt(prompt), ids_of(&expected["prompt_ids"]));
+        for picture in expected["pictures"].as_array().unwrap() {
+            for (ids, caption) in [("greedy_ids", "caption"), ("beam5_ids", "caption_beam5")] {
+                let decoded = tokenizer.decode(&ids_of(&picture[ids]));
+                assert_eq!(decoded.trim(), picture[caption].as_str().unwrap().trim());
+            }
+        }
+    }
+
+    #[test]
+    fn published_tokenizer_agrees() {
+        let Some(folder) = std::env::var_os("QLLAMA_TOKENIZER_DIR").map(std::path::PathBuf::from) else {
+            eprintln!("skipped: QLLAMA_TOKENIZER_DIR does not name the folder of the published tokenizer.model");
+            return;
+        };
+        let bytes = std::fs::read(folder.join("tokenizer.model")).unwrap();
+        let tokenizer = Tokenizer::from_bytes("tokenizer.model", &bytes).unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.bos_id(), tokenizer.eos_id()), (49954, 1, 2));
+        let expected = std::fs::read(folder.join("expected.json")).unwrap();
+        let expected: serde_json::Value = serde_json::from_slice(&expected).unwrap();
+        let texts = expected.as_array().unwrap();
+        assert_eq!(texts.len(), 20);
+        for case in texts {
+            let text = case["text"].as_str().unwrap();
+            assert_eq!(tokenizer.encode_text(text), ids_of(&case["encode_text_ids"]), "{text:?}");
+            let ids = ids_of(&case["prompt_ids"]);
+            assert_eq!(tokenizer.encode_prompt(text), ids, "{text:?}");
+            assert_eq!(tokenizer.decode(&ids), case["decoded"].as_str().unwrap(), "{text:?}");
+            assert_streams(&tokenizer, &ids);
+        }
+    }
+
+    #[test]
+    fn rows_are_cut_and_padded() {
+        let tokenizer = tiny();
+        let long = tokenizer.encode_text(&"zebra quilt ".repeat(100));
+        assert_eq!((long.len(), long[0], long[TEXT_LENGTH - 1]), (TEXT_LENGTH, 1, 2));
+        assert!(!long[..TEXT_LENGTH - 1].contains(&2));
+        let mut empty = vec![0; TEXT_LENGTH];
+        empty[..2].copy_from_slice(&[1, 2]);
+        assert_eq!(tokenizer.encode_text(""), empty);
+        assert_eq!(tokenizer.encode_text("   "), empty);
+    }
+
+    #[test]
+    fn long_texts_come_back() {
+        let tokenizer = tiny();
+        let text = format!("{}日本🍎{}", "a red apple and a dog ".repeat(500), "x".repeat(5000));
+        assert_eq!(tokenizer.decode(&tokenizer.encode(&text)), text);
+    }
+
+    #[test]
+    fn literal_specials_become_their_ids() {
+        let tokenizer = tiny();
+        let plain = tokenizer.encode("dog");
+        let mut expected = vec![2];
+        expected.extend(&plain);
+        expected.extend([1, 0]);
+        expected.extend(&plain);
+        assert_eq!(tokenizer.encode("</s>dog<s><unk>dog"), expected);
+        assert_eq!(tokenizer.decode(&[1, 2, 0, 768, u32::MAX]), "");
+    }
+
+    #[test]
+    fn the_character_map_is_sentencepieces() {
+        assert_eq!(CharacterMap::default().apply("a\tb"), "a\tb");
+        let tokenizer = tiny();
+        // NFKC, and tabs, line ends and other spaces count as spaces.
+        assert_eq!(tokenizer.encode("\tﬁsh\u{3000}\n①  "), tokenizer.encode("fish 1"));
+        assert_eq!(tokenizer.encode("e\u{301}"), tokenizer.encode("é"));
+    }
+
+    #[test]
+    fn bytes_are_held_back_until_a_character_is_whole() {
+        let tokenizer = tiny();
+        let ids = tokenizer.encode("🍎");
+        let mut stream = tokenizer.decode_stream();
+        let parts: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+        assert_eq!(parts.last().unwrap(), "🍎");
+        assert!(parts[..parts.len() - 1].iter().all(String::is_empty));
+        // A character cut short: a replacement for each byte, at the latest at the end.
+        let cut = &ids[..ids.len() - 1];
+        assert_eq!(tokenizer.decode(cut), "\u{FFFD}\u{FFFD}\u{FFFD}");
+        assert_streams(&tokenizer, cut);
+        // Any ids at all (a fixed walk through the vocabulary).
+        let any: Vec<u32> = (0..2000u32).map(|i| i.wrapping_mul(2_654_435_761) % 800).collect();
+        assert_streams(&tokenizer, &any);
+    }
+
+    #[test]
+    fn malformed_files_are_errors() {
+        let bad = |bytes: &[u8]| match Tokenizer::from_bytes("t.model", bytes) {
+            Err(Error::Tokenizer { file, reason }) => {
+                assert_eq!(file, "t.model");
+                assert!(!reason.is_empty());
+            }
+            Err(other) => panic!("another error: {other}"),
+            Ok(t) => panic!("{t:?} from {} bytes", bytes.len()),
+        };
+        bad(b"");
+        bad(b"{\"model\": {}}");
+        bad(b"version https://git-lfs.github.com/spec/v1\n");
+        bad(&[0xFF; 64]);
+        // Cut anywhere: every byte near both ends and between the parts, every 97th elsewhere.
+        let normalizer = TINY.len() - 240_100;
+        for n in (0..TINY.len()).filter(|n| n % 97 == 0 || *n < 200 || n.abs_diff(normalizer) < 300) {
+            bad(&TINY[..n]);
+        }
+        for n in TINY.len() - 100..TINY.len() {
+            bad(&TINY[..n]);
+        }
+    }
+
+    #[test]
+    fn flipped_bytes_never_panic() {
+        for n in (0..TINY.len()).filter(|&n| n < 60 || n % 1501 == 0) {
+            let mut bytes = TINY.to_vec();
+            bytes[n] ^= 0x55;
+            if let Ok(tokenizer) = Tokenizer::from_bytes("t.model", &bytes) {
+                tokenizer.decode(&tokenizer.encode("ﬁve red apples 🍎 </s>"));
+            }
+        }
+    }
+
+    #[test]
+    fn parts_make_a_tokenizer() {
+        let pieces = ["<unk>", "<s>", "</s>", "<0x41>", "▁", "a", "b", "ab", "▁ab", "<pic>"];
+        let scores = [0.0, 0.0, 0.0, 0.0, -4.0, -5.0, -6.0, -1.0, -2.0, 0.0];
+        let types = [2, 3, 3, 6, 1, 1, 1, 1, 1, 4];
+        let options = SentencePieceOptions {
+            bos_id: 1,
+            eos_id: 2,
+            unk_id: 0,
+            add_dummy_prefix: true,
+            remove_extra_whitespaces: false,
+            byte_fallback: true,
+        };
+        let make = |pieces: &[&str], scores: &[f32], types: &[i32], options| {
+            let pieces = pieces.iter().map(|p| p.to_string()).collect();
+            Tokenizer::from_sentencepiece_parts("m.gguf", pieces, scores, types, options)
+        };
+        let tokenizer = make(&pieces, &scores, &types, options).unwrap();
+        assert_eq!(tokenizer.encode("ab<pic>Aba"), [8, 9, 3, 6, 5]);
+        assert_eq!(tokenizer.decode(&[1, 8, 9, 3, 6, 5]), "ab<pic>Aba");
+        assert_eq!(tokenizer.piece(8), "▁ab");
+        assert_eq!(tokenizer.piece(10), "");
+        assert!(make(&pieces, &scores[1..], &types, options).is_err());
+        assert!(make(&pieces, &[f32::NAN; 10], &types, options).is_err());
+        assert!(make(&pieces, &scores, &[7; 10], options).is_err());
+        assert!(make(&pieces, &scores, &[6; 10], options).is_err());
+        assert!(make(&pieces, &scores, &types, SentencePieceOptions { eos_id: 10, ..options }).is_err());
+        assert!(make(&["a"; 10], &scores, &types, options).is_err());
+        assert!(make(&[""; 10], &scores, &types, options).is_err());
+        assert!(make(&[], &[], &[], options).is_err());
+    }
+}
