@@ -5,8 +5,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Expected, Temp, close, path, printed};
+use qllama::device::Array;
 use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, write_tensors};
-use qllama::model::forward::Array;
 use serde_json::Value;
 
 const LIMIT: f64 = 1e-9;

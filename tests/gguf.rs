@@ -10,13 +10,14 @@ use common::{Temp, gpu, nmse, printed};
 use half::f16;
 use pollster::block_on;
 use qllama::Device;
+use qllama::device::Array;
 use qllama::error::Result;
 use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
 use qllama::files::gguf::Gguf;
 use qllama::files::source::{Folder, Memory};
 use qllama::generate::session::GenerateOptions;
 use qllama::model::Model;
-use qllama::model::forward::{Array, Inputs};
+use qllama::model::forward::Inputs;
 use qllama::text::Tokenizer;
 
 fn gguf(bytes: Vec<u8>) -> Result<Gguf> {

@@ -5,9 +5,9 @@ mod common;
 use common::{Expected, close, gpu, load};
 use pollster::block_on;
 use qllama::Device;
+use qllama::device::Array;
 use qllama::generate::prompt::PromptInputs;
 use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::Array;
 use qllama::model::{Mode, Model, PixelValues};
 
 const LIMIT: f64 = 1e-8;

@@ -7,13 +7,14 @@ use std::rc::Rc;
 
 use common::path;
 use pollster::block_on;
+use qllama::device::Array;
 use qllama::device::DeviceInfo;
 use qllama::device::gpu::{Gpu, candidates};
 use qllama::error::Result;
 use qllama::files::checkpoint::Checkpoint;
 use qllama::files::source::{Folder, LocalFuture, Source};
 use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::{Array, Inputs};
+use qllama::model::forward::Inputs;
 use qllama::model::parts::plan;
 use qllama::model::{Model, PixelValues};
 use qllama::{Device, Error};

@@ -4,11 +4,12 @@ mod common;
 
 use common::{Expected, close, gpu, load};
 use pollster::block_on;
+use qllama::device::Array;
 use qllama::generate::beams::EarlyStopping;
 use qllama::generate::prompt::PromptInputs;
 use qllama::generate::session::GenerateOptions;
 use qllama::model::Model;
-use qllama::model::forward::{Array, Inputs, Outputs};
+use qllama::model::forward::{Inputs, Outputs};
 use qllama::{Device, Result};
 
 /// Query embeddings and ids in front of everything else.

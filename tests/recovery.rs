@@ -4,10 +4,11 @@ mod common;
 
 use common::{BASE, Expected, TINY, gpu, load, path};
 use pollster::block_on;
+use qllama::device::Array;
 use qllama::device::gpu::{Gpu, candidates};
 use qllama::generate::prompt::PromptInputs;
 use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::{Array, Inputs, PastKeyValues};
+use qllama::model::forward::{Inputs, PastKeyValues};
 use qllama::model::{Model, PixelValues};
 use qllama::{Device, Error};
 

@@ -133,7 +133,6 @@ export interface ModelInfo {
   adapter: string;
   backend: string;
   software: boolean;
-  subgroups: boolean;
   maxBindingBytes: number;
   maxBufferBytes: number;
   gpuBytes: number;

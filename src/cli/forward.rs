@@ -1,8 +1,9 @@
 //! `qllama forward`.
 
+use qllama::device::Array;
 use qllama::files::checkpoint::{NamedTensor, write_tensors};
 use qllama::model::Model;
-use qllama::model::forward::{Array, Inputs, Outputs, PastKeyValues};
+use qllama::model::forward::{Inputs, Outputs, PastKeyValues};
 use qllama::{Error, Result};
 
 use crate::cli::tensors::{TensorFile, check_outputs};

@@ -2,11 +2,11 @@
 
 use std::io::Write;
 
+use qllama::device::Array;
 use qllama::files::checkpoint::{NamedTensor, write_tensors};
 use qllama::generate::beams::{EarlyStopping, PAD};
 use qllama::generate::prompt::PromptInputs;
 use qllama::generate::session::{GenerateOptions, Generated};
-use qllama::model::forward::Array;
 use qllama::model::{Model, Opened};
 use qllama::ops::logits::sample::Sampling;
 use qllama::text::DecodeStream;

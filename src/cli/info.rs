@@ -18,7 +18,6 @@ const PORTABLE: DeviceInfo = DeviceInfo {
     name: String::new(),
     backend: String::new(),
     software: false,
-    subgroups: false,
     weights: Storage::Buffer,
     max_binding_bytes: 128 << 20,
     max_buffer_bytes: 256 << 20,

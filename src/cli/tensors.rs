@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use qllama::device::Array;
 use qllama::error::printable;
 use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file};
 use qllama::model::PixelValues;
-use qllama::model::forward::Array;
 use qllama::{Error, Result};
 
 use crate::cli::base_name;

@@ -16,8 +16,6 @@ pub struct Kernel {
     pub source: &'static str,
     /// Computes what the shader computes, on host memory.
     pub reference: fn(&Call),
-    /// Needs subgroup operations of the adapter.
-    pub subgroups: bool,
 }
 
 /// What a shader may do with an operand.

@@ -1,11 +1,12 @@
 //! Generation from tensors of the host: what stands before the generated ids, checked, for one sequence or many.
 
+use crate::device::Array;
 use crate::device::recording::Recording;
 use crate::device::tensor::DType;
 use crate::error::{Error, Result};
 use crate::files::config::Config;
 use crate::generate::session::{GenerateOptions, Generated, Prompt, generate};
-use crate::model::forward::{Array, check_images, check_vision};
+use crate::model::forward::{check_images, check_vision};
 use crate::model::{Crossed, Model, PixelValues, check_finite};
 use crate::ops::Rows;
 use crate::ops::rows::copy_rows::copy_rows;

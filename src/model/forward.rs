@@ -9,7 +9,7 @@ use std::borrow::BorrowMut;
 
 use crate::device::recording::Recording;
 use crate::device::tensor::{DType, Tensor};
-use crate::device::{Device, Pool};
+use crate::device::{Array, Device, Pool};
 use crate::error::{Error, Result};
 use crate::files::config::LlamaConfig;
 use crate::model::{Crossed, Model, check_finite};
@@ -23,22 +23,6 @@ use crate::ops::rows::embed::embed;
 
 /// The label that counts for nothing in the loss.
 pub const IGNORED_LABEL: i64 = -100;
-
-/// A tensor on the host, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Array<T> {
-    pub shape: Vec<usize>,
-    pub values: Vec<T>,
-}
-
-impl<T> Array<T> {
-    /// # Panics
-    /// When shape and number of values disagree.
-    pub fn new(shape: &[usize], values: Vec<T>) -> Array<T> {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "an array of shape {shape:?}");
-        Array { shape: shape.to_vec(), values }
-    }
-}
 
 /// The arguments of `forward`. B is the batch, S the rows of this call, P those in the cache, T = P + S.
 #[derive(Default)]

@@ -5,6 +5,7 @@ pub mod demo;
 pub mod forward;
 pub mod parts;
 
+use crate::device::Array;
 use crate::device::recording::Recording;
 use crate::device::tensor::{DType, Tensor};
 use crate::device::{Device, Pool};
@@ -14,7 +15,6 @@ use crate::files::config::{Config, VisionConfig};
 use crate::files::gguf::Gguf;
 use crate::files::source::Source;
 use crate::image::Preprocessor;
-use crate::model::forward::Array;
 use crate::model::parts::{Parts, plan};
 use crate::nets::decoder::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Qllama};
 use crate::nets::intern_vit::Layer;

@@ -28,13 +28,8 @@ pub(crate) use shader;
 macro_rules! writing_rows {
     ($op:literal, $file:literal) => {
         [
-            Kernel { name: $op, source: shader!("shared/y_buffers.wgsl", $file), reference, subgroups: false },
-            Kernel {
-                name: concat!($op, ", textures"),
-                source: shader!("shared/y_textures.wgsl", $file),
-                reference,
-                subgroups: false,
-            },
+            Kernel { name: $op, source: shader!("shared/y_buffers.wgsl", $file), reference },
+            Kernel { name: concat!($op, ", textures"), source: shader!("shared/y_textures.wgsl", $file), reference },
         ]
     };
 }

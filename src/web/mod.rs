@@ -7,6 +7,7 @@ use js_sys::{Array as JsArray, BigInt64Array, Float32Array, Function, Object, Pr
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
+use crate::device::Array;
 use crate::device::Device;
 use crate::device::gpu::{Gpu, candidates};
 use crate::error::{Error, Result, printable};
@@ -14,7 +15,7 @@ use crate::files::source::{LocalFuture, Source, is_plain_name};
 use crate::generate::beams::EarlyStopping;
 use crate::generate::session::{GenerateOptions, Generated};
 use crate::image::{Picture, decode};
-use crate::model::forward::{Array, Inputs, Outputs, PastKeyValues};
+use crate::model::forward::{Inputs, Outputs, PastKeyValues};
 use crate::model::{Crossed, Mode, Model, PixelValues, Vision};
 use crate::ops::logits::sample::Sampling;
 use crate::text::SUMMARIZE;
@@ -241,7 +242,6 @@ impl WebModel {
             ("adapter", device.name.into()),
             ("backend", device.backend.into()),
             ("software", device.software.into()),
-            ("subgroups", device.subgroups.into()),
             ("maxBindingBytes", (device.max_binding_bytes as f64).into()),
             ("maxBufferBytes", (device.max_buffer_bytes as f64).into()),
             ("gpuBytes", (held as f64).into()),

@@ -12,11 +12,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pollster::block_on;
+use qllama::device::Array;
 use qllama::device::gpu::{Gpu, candidates};
 use qllama::files::checkpoint::Checkpoint;
 use qllama::files::source::{Folder, Source};
 use qllama::model::Model;
-use qllama::model::forward::Array;
 use qllama::{Device, Result};
 use safetensors::{Dtype, SafeTensors};
 

@@ -60,7 +60,7 @@ static KEYS: [Kernel; 2] = [
 ];
 
 const fn kernel(name: &'static str, source: &'static str) -> Kernel {
-    Kernel { name, source, reference, subgroups: false }
+    Kernel { name, source, reference }
 }
 
 /// The largest head_dim for the kernels of one row: `attention_step` keeps 16 elements of the result in each of eight

@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::ops::{LANES, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "advance",
-    source: include_str!("../../../shaders/cache/advance.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "advance", source: include_str!("../../../shaders/cache/advance.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

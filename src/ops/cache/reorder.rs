@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::ops::{LANES, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "reorder",
-    source: include_str!("../../../shaders/cache/reorder.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "reorder", source: include_str!("../../../shaders/cache/reorder.wgsl"), reference };
 
 /// The most rows of a group: 16 KiB of workgroup memory hold this many for each lane.
 pub const MAX_BEAMS: usize = 64;

@@ -11,18 +11,8 @@ use crate::ops::{read, shader, write};
 
 /// Into caches in buffers, and in textures.
 static KERNELS: [Kernel; 2] = [
-    Kernel {
-        name: "rope",
-        source: shader!("cache/cache_buffers.wgsl", "cache/rope.wgsl"),
-        reference,
-        subgroups: false,
-    },
-    Kernel {
-        name: "rope, textures",
-        source: shader!("cache/cache_textures.wgsl", "cache/rope.wgsl"),
-        reference,
-        subgroups: false,
-    },
+    Kernel { name: "rope", source: shader!("cache/cache_buffers.wgsl", "cache/rope.wgsl"), reference },
+    Kernel { name: "rope, textures", source: shader!("cache/cache_textures.wgsl", "cache/rope.wgsl"), reference },
 ];
 
 /// Lanes of a workgroup.

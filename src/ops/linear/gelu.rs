@@ -6,8 +6,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::ops::{LANES, grid, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "gelu", source: include_str!("../../../shaders/linear/gelu.wgsl"), reference, subgroups: false };
+static KERNEL: Kernel = Kernel { name: "gelu", source: include_str!("../../../shaders/linear/gelu.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

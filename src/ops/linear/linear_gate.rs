@@ -23,7 +23,6 @@ static KERNELS: [Kernel; 2] = [
             "linear/linear_gate.wgsl"
         ),
         reference,
-        subgroups: false,
     },
     Kernel {
         name: "linear_gate, textures",
@@ -36,7 +35,6 @@ static KERNELS: [Kernel; 2] = [
             "linear/linear_gate.wgsl"
         ),
         reference,
-        subgroups: false,
     },
 ];
 

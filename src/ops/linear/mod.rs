@@ -45,7 +45,7 @@ static TILE_TEXTURES: Kernel = kernel(
 );
 
 const fn kernel(name: &'static str, source: &'static str) -> Kernel {
-    Kernel { name, source, reference, subgroups: false }
+    Kernel { name, source, reference }
 }
 
 #[repr(C)]

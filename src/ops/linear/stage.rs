@@ -9,13 +9,9 @@ use crate::device::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 use crate::ops::{LANES, grid, read, write};
 
 static TO_TEXTURE: Kernel =
-    Kernel { name: "stage", source: include_str!("../../../shaders/linear/stage.wgsl"), reference, subgroups: false };
-static TO_BUFFER: Kernel = Kernel {
-    name: "stage_buffers",
-    source: include_str!("../../../shaders/linear/stage_buffers.wgsl"),
-    reference,
-    subgroups: false,
-};
+    Kernel { name: "stage", source: include_str!("../../../shaders/linear/stage.wgsl"), reference };
+static TO_BUFFER: Kernel =
+    Kernel { name: "stage_buffers", source: include_str!("../../../shaders/linear/stage_buffers.wgsl"), reference };
 
 /// Elements of the longest piece of a matrix.
 const PIECE: usize = 32;

@@ -7,7 +7,7 @@ use crate::device::tensor::{DType, Tensor};
 use crate::ops::{grid, read, write};
 
 static KERNEL: Kernel =
-    Kernel { name: "argmax", source: include_str!("../../../shaders/logits/argmax.wgsl"), reference, subgroups: false };
+    Kernel { name: "argmax", source: include_str!("../../../shaders/logits/argmax.wgsl"), reference };
 
 /// Lanes of a workgroup, which goes through a whole row. Software adapters take long to compile many lanes (SwiftShader
 /// 0.2 s for 256), so small vocabularies have few.

@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::ops::{LANES, grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "cross_entropy",
-    source: include_str!("../../../shaders/logits/cross_entropy.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "cross_entropy", source: include_str!("../../../shaders/logits/cross_entropy.wgsl"), reference };
 
 /// The label of a row that has none.
 pub const IGNORED: u32 = u32::MAX;

@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::ops::{grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "log_softmax",
-    source: include_str!("../../../shaders/logits/log_softmax.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "log_softmax", source: include_str!("../../../shaders/logits/log_softmax.wgsl"), reference };
 
 /// Lanes of a workgroup, one a row.
 const LANES: u32 = 256;

@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::ops::{grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "penalize",
-    source: include_str!("../../../shaders/logits/penalize.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "penalize", source: include_str!("../../../shaders/logits/penalize.wgsl"), reference };
 
 /// Lanes of a workgroup, one a row.
 const LANES: u32 = 256;

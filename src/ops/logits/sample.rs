@@ -8,7 +8,7 @@ use crate::ops::logits::top_k::order_of;
 use crate::ops::{grid, read, write};
 
 static KERNEL: Kernel =
-    Kernel { name: "sample", source: include_str!("../../../shaders/logits/sample.wgsl"), reference, subgroups: false };
+    Kernel { name: "sample", source: include_str!("../../../shaders/logits/sample.wgsl"), reference };
 
 /// Lanes of a workgroup: one for each digit of the radix descent.
 const LANES: u32 = 256;

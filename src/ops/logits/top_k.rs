@@ -6,8 +6,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::ops::{grid, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "top_k", source: include_str!("../../../shaders/logits/top_k.wgsl"), reference, subgroups: false };
+static KERNEL: Kernel = Kernel { name: "top_k", source: include_str!("../../../shaders/logits/top_k.wgsl"), reference };
 
 /// Lanes of a workgroup: one for each digit of the radix selection.
 const LANES: u32 = 256;

@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::ops::{LANES, grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "layer_norm",
-    source: include_str!("../../../shaders/norms/layer_norm.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "layer_norm", source: include_str!("../../../shaders/norms/layer_norm.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

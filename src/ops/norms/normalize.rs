@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::ops::{LANES, grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "normalize",
-    source: include_str!("../../../shaders/norms/normalize.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "normalize", source: include_str!("../../../shaders/norms/normalize.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

@@ -10,14 +10,9 @@ static READ: Kernel = Kernel {
     name: "roof_read",
     source: include_str!("../../../shaders/roof/roof_read.wgsl"),
     reference: read_reference,
-    subgroups: false,
 };
-static FMA: Kernel = Kernel {
-    name: "roof_fma",
-    source: include_str!("../../../shaders/roof/roof_fma.wgsl"),
-    reference: fma_reference,
-    subgroups: false,
-};
+static FMA: Kernel =
+    Kernel { name: "roof_fma", source: include_str!("../../../shaders/roof/roof_fma.wgsl"), reference: fma_reference };
 
 /// Workgroups of either kernel.
 const WORKGROUPS: u32 = 256;

@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::ops::{LANES, Rows, grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "copy_rows",
-    source: include_str!("../../../shaders/rows/copy_rows.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "copy_rows", source: include_str!("../../../shaders/rows/copy_rows.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

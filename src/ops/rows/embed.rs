@@ -11,14 +11,12 @@ static FROM_BUFFERS: Kernel = Kernel {
     name: "embed",
     source: shader!("shared/matrix_buffers.wgsl", "shared/matrix.wgsl", "rows/embed.wgsl"),
     reference,
-    subgroups: false,
 };
 
 static FROM_TEXTURES: Kernel = Kernel {
     name: "embed, textures",
     source: shader!("shared/matrix_textures.wgsl", "shared/matrix.wgsl", "rows/embed.wgsl"),
     reference,
-    subgroups: false,
 };
 
 #[repr(C)]

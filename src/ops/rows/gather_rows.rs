@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::ops::{LANES, grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "gather_rows",
-    source: include_str!("../../../shaders/rows/gather_rows.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "gather_rows", source: include_str!("../../../shaders/rows/gather_rows.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

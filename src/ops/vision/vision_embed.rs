@@ -6,12 +6,8 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::ops::{LANES, grid, read, write};
 
-static KERNEL: Kernel = Kernel {
-    name: "vision_embed",
-    source: include_str!("../../../shaders/vision/vision_embed.wgsl"),
-    reference,
-    subgroups: false,
-};
+static KERNEL: Kernel =
+    Kernel { name: "vision_embed", source: include_str!("../../../shaders/vision/vision_embed.wgsl"), reference };
 
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]

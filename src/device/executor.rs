@@ -1,0 +1,326 @@
+//! Where recordings run: a GPU by wgpu, or the CPU. Memory belongs to [`Pool`]s and goes when they are dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::device::cpu::{Host, HostPlan};
+use crate::device::gpu::{Gpu, GpuPlan, GpuReader};
+use crate::device::info::DeviceInfo;
+use crate::device::recording::{Recording, fresh_id};
+use crate::device::scratch::share_scratch;
+use crate::device::tensor::{BLOCK_ROWS, DType, Storage, Tensor};
+use crate::error::{Error, Result};
+
+/// A place that runs recordings. Cloning it is cheap and names the same place.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+struct Inner {
+    place: Place,
+    held_bytes: AtomicU64,
+    peak_bytes: AtomicU64,
+    budget: AtomicU64,
+}
+
+enum Place {
+    Gpu(Box<Gpu>),
+    Host(Host),
+}
+
+impl Device {
+    /// The CPU executor.
+    pub fn cpu() -> Device {
+        Device::new(Place::Host(Host::default()))
+    }
+
+    /// A GPU device that [`Gpu::open`] made.
+    pub fn gpu(gpu: Gpu) -> Device {
+        Device::new(Place::Gpu(Box::new(gpu)))
+    }
+
+    fn new(place: Place) -> Device {
+        let (held_bytes, peak_bytes, budget) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget }))
+    }
+
+    pub fn info(&self) -> DeviceInfo {
+        match &self.0.place {
+            Place::Gpu(gpu) => gpu.info(),
+            Place::Host(_) => DeviceInfo {
+                name: "CPU executor".into(),
+                backend: "CPU".into(),
+                software: true,
+                weights: Storage::Buffer,
+                max_binding_bytes: u64::MAX,
+                max_buffer_bytes: u64::MAX,
+                shares_scratch: false,
+            },
+        }
+    }
+
+    /// The GPU behind this device, if it is one.
+    pub fn as_gpu(&self) -> Option<&Gpu> {
+        match &self.0.place {
+            Place::Gpu(gpu) => Some(gpu),
+            Place::Host(_) => None,
+        }
+    }
+
+    /// Bytes of all pools and plans now, and the most there ever were.
+    pub fn memory(&self) -> (u64, u64) {
+        (self.0.held_bytes.load(Ordering::Relaxed), self.0.peak_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Lets all pools and plans together hold at most `bytes`, from now on; what is beyond fails with
+    /// [`Error::Budget`]. Models loaded afterwards keep as many of their weights on the device as fit and read the
+    /// others again for every picture.
+    pub fn set_memory_budget(&self, bytes: u64) {
+        self.0.budget.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The most bytes that pools and plans may hold; `u64::MAX` where no budget was set.
+    pub fn memory_budget(&self) -> u64 {
+        self.0.budget.load(Ordering::Relaxed)
+    }
+
+    /// An empty pool.
+    pub fn pool(&self) -> Pool {
+        Pool { device: self.clone(), tensors: Vec::new() }
+    }
+
+    /// Copies bytes into a tensor in a buffer, at a byte offset that is a multiple of 4.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
+    pub fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
+        assert!(offset + bytes.len() <= tensor.size_bytes(), "write past the end of {tensor:?}");
+        match &self.0.place {
+            Place::Gpu(gpu) => gpu.write(tensor, offset, bytes),
+            Place::Host(host) => {
+                host.write(tensor, offset, bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies whole rows of a matrix into the buffer or texture that holds it, from row `first_row` on: a multiple of
+    /// [`BLOCK_ROWS`], as is the number of rows unless they are the last.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
+    pub fn write_rows(&self, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
+        match &self.0.place {
+            Place::Gpu(gpu) if tensor.storage != Storage::Buffer => {
+                assert!(first_row.is_multiple_of(BLOCK_ROWS), "row {first_row} of {tensor:?} begins no block");
+                gpu.write_rows(tensor, first_row, rows)
+            }
+            _ => self.write(tensor, first_row * tensor.width() * tensor.dtype.bytes(), rows),
+        }
+    }
+
+    /// Copies f32 or u32 values into a tensor, from its start.
+    pub fn write_all<T: bytemuck::Pod>(&self, tensor: Tensor, values: &[T]) -> Result<()> {
+        self.write(tensor, 0, bytemuck::cast_slice(values))
+    }
+
+    /// Makes pipelines, bind groups, parameters and scratch memory for a recording, once.
+    ///
+    /// # Errors
+    /// `E_OOM`, `E_LIMIT`, `E_DEVICE_LOST` and `E_GPU` from the GPU.
+    pub fn prepare(&self, recording: &Recording) -> Result<Plan> {
+        let mut pool = self.pool();
+        let kind = match &self.0.place {
+            Place::Gpu(gpu) => {
+                let shared = share_scratch(recording);
+                for &(tensor, _) in &shared.buffers {
+                    pool.add(tensor)?;
+                }
+                PlanKind::Gpu(gpu.prepare(recording, &shared.place)?)
+            }
+            Place::Host(host) => {
+                for &tensor in &recording.scratch {
+                    pool.add(tensor)?;
+                }
+                PlanKind::Host(host.prepare(recording))
+            }
+        };
+        Ok(Plan { kind, _pool: pool, dispatches: recording.dispatches.len() })
+    }
+
+    /// Starts a plan. On a GPU this returns before the work is done; [`Reader::read`] waits for it.
+    pub fn run(&self, plan: &Plan) -> Result<()> {
+        match (&self.0.place, &plan.kind) {
+            (Place::Gpu(gpu), PlanKind::Gpu(plan)) => gpu.run(plan),
+            (Place::Host(host), PlanKind::Host(plan)) => host.run(plan),
+            _ => panic!("a plan runs on the device that prepared it"),
+        }
+    }
+
+    /// Prepares and runs a recording once.
+    pub fn play(&self, recording: &Recording) -> Result<()> {
+        if recording.dispatches.is_empty() {
+            return Ok(());
+        }
+        self.run(&self.prepare(recording)?)
+    }
+
+    /// Waits until all work started before is done, and memory freed meanwhile is really free.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
+    pub async fn finish(&self) -> Result<()> {
+        match &self.0.place {
+            Place::Gpu(gpu) => gpu.finish().await,
+            Place::Host(_) => Ok(()),
+        }
+    }
+
+    /// A reader for up to `bytes` bytes at a time, which keeps its staging memory between reads.
+    pub fn reader(&self, bytes: usize) -> Result<Reader> {
+        let kind = match &self.0.place {
+            Place::Gpu(gpu) => Some(gpu.reader(bytes)?),
+            Place::Host(_) => None,
+        };
+        Ok(Reader { device: self.clone(), kind })
+    }
+
+    /// The bytes of a whole tensor, after all work started before.
+    pub async fn read_bytes(&self, tensor: Tensor) -> Result<Vec<u8>> {
+        let mut out = vec![0; tensor.size_bytes()];
+        self.reader(out.len())?.read(&[tensor], &mut out).await?;
+        Ok(out)
+    }
+
+    /// The values of an f32 tensor, after all work started before.
+    pub async fn read_f32(&self, tensor: Tensor) -> Result<Vec<f32>> {
+        assert_eq!(tensor.dtype, DType::F32, "read_f32 of {tensor:?}");
+        Ok(bytemuck::pod_collect_to_vec(&self.read_bytes(tensor).await?))
+    }
+
+    /// The values of a u32 tensor, after all work started before.
+    pub async fn read_u32(&self, tensor: Tensor) -> Result<Vec<u32>> {
+        Ok(bytemuck::pod_collect_to_vec(&self.read_bytes(tensor).await?))
+    }
+}
+
+/// Owns tensors' memory; dropping it frees them all.
+pub struct Pool {
+    device: Device,
+    tensors: Vec<Tensor>,
+}
+
+impl Pool {
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Allocates a zeroed tensor in a buffer.
+    ///
+    /// # Errors
+    /// `E_LIMIT` beyond the memory budget; `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
+    pub fn alloc(&mut self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        self.alloc_in(Storage::Buffer, dtype, shape)
+    }
+
+    /// As [`Pool::alloc`], in a buffer or a texture. Textures cannot be read back.
+    pub fn alloc_in(&mut self, storage: Storage, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let tensor = Tensor::new(fresh_id(), dtype, shape).stored(storage);
+        self.add(tensor)?;
+        Ok(tensor)
+    }
+
+    /// Allocates a tensor of f32 and fills it.
+    pub fn f32(&mut self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
+        let tensor = self.alloc(DType::F32, shape)?;
+        self.device.write_all(tensor, values)?;
+        Ok(tensor)
+    }
+
+    /// Allocates a tensor of u32 and fills it.
+    pub fn u32(&mut self, shape: &[usize], values: &[u32]) -> Result<Tensor> {
+        let tensor = self.alloc(DType::U32, shape)?;
+        self.device.write_all(tensor, values)?;
+        Ok(tensor)
+    }
+
+    /// Keeps a recording's scratch tensor in this pool, so that it can be read after the recording was played.
+    pub fn keep(&mut self, recording: &mut Recording, tensor: Tensor) -> Result<Tensor> {
+        recording.scratch.retain(|t| t.id != tensor.id);
+        self.add(tensor)?;
+        Ok(tensor)
+    }
+
+    /// Bytes of this pool's tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.held_bytes() as u64).sum()
+    }
+
+    pub(crate) fn add(&mut self, tensor: Tensor) -> Result<()> {
+        let inner = &self.device.0;
+        let bytes = tensor.held_bytes() as u64;
+        let (need, have) = (inner.held_bytes.load(Ordering::Relaxed) + bytes, self.device.memory_budget());
+        if need > have {
+            return Err(Error::Budget { what: " for this input".into(), need, have });
+        }
+        match &inner.place {
+            Place::Gpu(gpu) => gpu.alloc(tensor, inner.held_bytes.load(Ordering::Relaxed))?,
+            Place::Host(host) => host.alloc(tensor),
+        }
+        let held = inner.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        inner.peak_bytes.fetch_max(held, Ordering::Relaxed);
+        self.tensors.push(tensor);
+        Ok(())
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for tensor in &self.tensors {
+            match &self.device.0.place {
+                Place::Gpu(gpu) => gpu.free(tensor.id),
+                Place::Host(host) => host.free(tensor.id),
+            }
+        }
+        self.device.0.held_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
+}
+
+/// A recording made ready to run again and again on one device.
+pub struct Plan {
+    kind: PlanKind,
+    _pool: Pool,
+    /// Dispatches a run.
+    pub dispatches: usize,
+}
+
+enum PlanKind {
+    Gpu(GpuPlan),
+    Host(HostPlan),
+}
+
+/// Brings bytes back from a device.
+pub struct Reader {
+    device: Device,
+    kind: Option<GpuReader>,
+}
+
+impl Reader {
+    /// Fills `out` with whole tensors, one behind the other, after all work started before.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
+    pub async fn read(&self, tensors: &[Tensor], out: &mut [u8]) -> Result<()> {
+        match (&self.device.0.place, &self.kind) {
+            (Place::Gpu(gpu), Some(reader)) => gpu.read(reader, tensors, out).await,
+            (Place::Host(host), _) => {
+                let mut at = 0;
+                for tensor in tensors {
+                    host.read(*tensor, &mut out[at..at + tensor.size_bytes()]);
+                    at += tensor.size_bytes();
+                }
+                Ok(())
+            }
+            _ => unreachable!("a GPU's reader has staging memory"),
+        }
+    }
+}
