@@ -7,7 +7,7 @@ say() { echo "web/build.sh: $*" >&2; }
 
 # 1. The library, as WebAssembly.
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$target/lib" ]; then
-  build=(cargo build)
+  build=(cargo rustc)
   out=target
 else
   # Debian's compiler builds the standard library with the crate.
@@ -16,12 +16,12 @@ else
     exit 1
   fi
   export RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld
-  build=(/usr/share/cargo/bin/cargo build -Z build-std=std,panic_abort)
+  build=(/usr/share/cargo/bin/cargo rustc -Z build-std=std,panic_abort)
   # Apart from the other compiler's output, which it would build anew each time.
   out=target/web
 fi
 say 'building the library'
-"${build[@]}" --locked --lib --no-default-features --profile web --target "$target" --target-dir "$out"
+"${build[@]}" --locked -p qllama --lib --crate-type cdylib --profile web --target "$target" --target-dir "$out"
 unset RUSTC RUSTC_BOOTSTRAP
 
 # 2. Its JavaScript, by the tool of exactly the library's version.

@@ -10,8 +10,8 @@ use qllama::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
 use qllama::{Device, Result};
 
 use crate::BenchArgs;
-use crate::cli::info::size;
-use crate::cli::{load, open};
+use crate::common::{load, open};
+use crate::info::size;
 
 /// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
 const ROOF_BYTES: usize = 96 << 20;

@@ -7,7 +7,7 @@ use qllama::generate::session::GenerateOptions;
 use qllama::model::Model;
 
 use crate::CaptionArgs;
-use crate::cli::{Pictures, load, open};
+use crate::common::{Pictures, load, open};
 
 pub async fn run(args: CaptionArgs) -> Result<()> {
     let mut options = GenerateOptions {

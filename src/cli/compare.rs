@@ -4,7 +4,7 @@ use qllama::Result;
 use qllama::model::{Crossed, Mode};
 use qllama::text::SUMMARIZE;
 
-use crate::cli::{Pictures, load, open};
+use crate::common::{Pictures, load, open};
 use crate::{MatchArgs, MatchMode};
 
 pub async fn run(args: MatchArgs) -> Result<()> {

@@ -7,8 +7,8 @@ use qllama::model::{Mode, Model, Opened, PixelValues};
 use qllama::text::SUMMARIZE;
 use qllama::{Error, Result};
 
-use crate::cli::tensors::{TensorFile, check_outputs};
-use crate::cli::{Pictures, load, open};
+use crate::common::{Pictures, load, open};
+use crate::tensors::{TensorFile, check_outputs};
 use crate::{EmbedArgs, MatchMode};
 
 /// Text ids [texts, rows].

@@ -6,8 +6,8 @@ use qllama::model::Model;
 use qllama::model::forward::{Inputs, Outputs, PastKeyValues};
 use qllama::{Error, Result};
 
-use crate::cli::tensors::{TensorFile, check_outputs};
-use crate::cli::{load, open};
+use crate::common::{load, open};
+use crate::tensors::{TensorFile, check_outputs};
 use crate::{ForwardArgs, Returned};
 
 pub async fn run(args: ForwardArgs) -> Result<()> {

@@ -12,8 +12,8 @@ use qllama::ops::logits::sample::Sampling;
 use qllama::text::DecodeStream;
 use qllama::{Error, Result};
 
-use crate::cli::tensors::{TensorFile, check_outputs};
-use crate::cli::{Pictures, load, open};
+use crate::common::{Pictures, load, open};
+use crate::tensors::{TensorFile, check_outputs};
 use crate::{GenerateArgs, Stopping};
 
 pub async fn run(args: GenerateArgs) -> Result<()> {

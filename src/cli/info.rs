@@ -10,8 +10,8 @@ use qllama::model::parts::{CROSS, INTERN_VIT, Phase, Residency, plan};
 use qllama::{Device, Result};
 
 use crate::InfoArgs;
-use crate::cli::checkpoint;
-use crate::cli::device::{chosen, describe};
+use crate::common::checkpoint;
+use crate::device::{chosen, describe};
 
 /// The portable limits: what the plan assumes where no adapter was found.
 const PORTABLE: DeviceInfo = DeviceInfo {

@@ -5,8 +5,8 @@ use qllama::quantize::{Event, QuantizeOptions, quantize};
 use qllama::{Error, Result};
 
 use crate::QuantizeArgs;
-use crate::cli::info::size;
-use crate::cli::progress_bar;
+use crate::common::progress_bar;
+use crate::info::size;
 
 pub async fn run(args: QuantizeArgs) -> Result<()> {
     let group_size = match args.group_size.as_str() {

@@ -10,7 +10,7 @@ use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file};
 use qllama::model::PixelValues;
 use qllama::{Error, Result};
 
-use crate::cli::base_name;
+use crate::common::base_name;
 
 /// The tensors of a file; taking one removes it.
 pub struct TensorFile {

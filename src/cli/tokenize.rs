@@ -5,7 +5,7 @@ use qllama::text::Tokenizer;
 use qllama::{Error, Result};
 
 use crate::TokenizeArgs;
-use crate::cli::{Files, files};
+use crate::common::{Files, files};
 
 pub async fn run(args: TokenizeArgs) -> Result<()> {
     let missing = |file: &str, reason: &str| Error::Io { file: file.into(), reason: reason.into() };

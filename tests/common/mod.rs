@@ -26,7 +26,7 @@ pub const EMOJI: &str = "models/emoji-tiny";
 
 /// A path in the repository.
 pub fn path(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(relative)
 }
 
 /// As [`path`], for an argument of the program.
@@ -62,7 +62,7 @@ pub fn code<T>(result: Result<T>) -> &'static str {
         Err(error) => {
             let message = error.to_string();
             assert!(message.len() < 2000 && !message.contains('\n') && !message.contains('\0'), "{message:?}");
-            assert!(!message.contains(env!("CARGO_MANIFEST_DIR")), "{message:?}");
+            assert!(!message.contains(env!("CARGO_MANIFEST_DIR").trim_end_matches("/src/cli")), "{message:?}");
             error.code()
         }
     }

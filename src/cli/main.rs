@@ -1,6 +1,17 @@
 //! The command line: parses arguments, calls the library, prints.
 
-mod cli;
+mod bench;
+mod caption;
+mod common;
+mod compare;
+mod device;
+mod embed;
+mod forward;
+mod generate;
+mod info;
+mod quantize;
+mod tensors;
+mod tokenize;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +51,7 @@ struct Common {
     adapter: Option<String>,
     /// Most GPU memory to use: bytes, or a number with KiB, MiB, GiB, KB, MB or GB. Where it is too little for all weights,
     /// those that only pictures need are read again for every picture.
-    #[arg(long, value_name = "BYTES", value_parser = cli::bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = common::bytes)]
     memory_budget: Option<u64>,
     /// Print JSON, one object a line.
     #[arg(long)]
@@ -433,25 +444,25 @@ fn main() -> ExitCode {
     };
     let done = pollster::block_on(async {
         if cli.list_adapters {
-            return cli::device::list().await;
+            return device::list().await;
         }
         match cli.command {
-            Some(Command::Caption(args)) => cli::caption::run(args).await,
-            Some(Command::Match(args)) => cli::compare::run(args).await,
-            Some(Command::Embed(args)) => cli::embed::run(args).await,
-            Some(Command::Generate(args)) => cli::generate::run(args).await,
-            Some(Command::Forward(args)) => cli::forward::run(args).await,
-            Some(Command::Tokenize(args)) => cli::tokenize::run(args).await,
-            Some(Command::Info(args)) => cli::info::run(args).await,
-            Some(Command::Bench(args)) => cli::bench::run(args, started).await,
-            Some(Command::Quantize(args)) => cli::quantize::run(args).await,
+            Some(Command::Caption(args)) => caption::run(args).await,
+            Some(Command::Match(args)) => compare::run(args).await,
+            Some(Command::Embed(args)) => embed::run(args).await,
+            Some(Command::Generate(args)) => generate::run(args).await,
+            Some(Command::Forward(args)) => forward::run(args).await,
+            Some(Command::Tokenize(args)) => tokenize::run(args).await,
+            Some(Command::Info(args)) => info::run(args).await,
+            Some(Command::Bench(args)) => bench::run(args, started).await,
+            Some(Command::Quantize(args)) => quantize::run(args).await,
             None => Err(qllama::Error::Input { reason: "no subcommand was given; `qllama --help` lists them".into() }),
         }
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("qllama: {} [{}]", cli::one_line(&error.to_string()), error.code());
+            eprintln!("qllama: {} [{}]", common::one_line(&error.to_string()), error.code());
             ExitCode::FAILURE
         }
     }

@@ -1,16 +1,4 @@
-//! One file a subcommand, and what they share: choosing a device, opening a checkpoint, reading pictures.
-
-pub mod bench;
-pub mod caption;
-pub mod compare;
-pub mod device;
-pub mod embed;
-pub mod forward;
-pub mod generate;
-pub mod info;
-pub mod quantize;
-pub mod tensors;
-pub mod tokenize;
+//! What the subcommands share: choosing a device, opening a checkpoint, reading pictures.
 
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -105,7 +93,7 @@ pub fn bytes(text: &str) -> std::result::Result<u64, String> {
 
 /// Opens the device and brings the weights to it, with a progress bar on a terminal.
 pub async fn load(common: &Common, opened: Opened) -> Result<Model> {
-    let device = device::open(common).await?;
+    let device = crate::device::open(common).await?;
     if let Some(bytes) = common.memory_budget {
         device.set_memory_budget(bytes);
     }
