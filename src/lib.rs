@@ -1,20 +1,131 @@
-//! qllama: a portable WebGPU engine for InternVL-14B, whose QLLaMA decoder cross-attends to a picture's features.
+//! A portable engine for InternVL-14B on WebGPU: pictures in, captions, embeddings and match tables out.
+//!
+//! InternVL joins a vision encoder (InternViT) to a language model through QLLaMA, a LLaMA decoder whose every Nth layer
+//! also attends from learned query tokens to the picture. This crate runs it on any GPU by Vulkan, Metal or DX12, in
+//! browsers by WebGPU, and on the CPU.
+//!
+//! # Caption a picture
+//!
+//! ```no_run
+//! let model = qllama::Model::open("InternVL-14B-224px")?;
+//! let picture = qllama::Picture::open("cat.png")?;
+//! println!("{}", model.caption(&picture, &Default::default())?.text);
+//! # Ok::<(), qllama::Error>(())
+//! ```
+//!
+//! # Other tasks
+//!
+//! | to | call |
+//! |---|---|
+//! | choose adapter, memory and progress | [`Model::builder`] |
+//! | show text as it is made, and stop it | [`Model::caption_with`], [`Model::generate_with`] |
+//! | search with beams, or sample | [`GenerateOptions`] in [`CaptionOptions`] |
+//! | compare pictures with texts | [`Model::match_texts`], with a [`Mode`] |
+//! | embed pictures and texts | [`Model::embed_picture`], [`Model::embed_text`] |
+//! | continue a text | [`Model::generate`] |
+//! | run the published `forward` | [`Model::forward`], [`Model::forward_train`] |
+//! | list this machine's adapters | [`adapters`] |
+//!
+//! Each waits; each has a form that ends in `_async`, the only one in browsers. Errors have a stable [`Error::code`].
+//!
+//! # Features
+//!
+//! `demo` puts a model of 3 MB that names emoji into the crate: [`demo`]. Neither that nor anything of the command line is
+//! there unless it is asked for.
+//!
+//! # How the code is laid out
+//!
+//! A row may use the rows above it, and no other; a test holds that. `device/gpu` alone names wgpu, `web` alone names
+//! wasm-bindgen, and `files` and `quantize` alone touch the file system.
+//!
+//! | folder | what |
+//! |---|---|
+//! | `error` | codes and facts |
+//! | `device` | tensors, recordings, and what plays them: a GPU, or the CPU |
+//! | `text` | tokenizers |
+//! | `files` | safetensors, GGUF, config.json: bytes in, checked structures out |
+//! | `image` | pictures to pixel values |
+//! | `weights` | checkpoint tensors to device memory, and how a matrix lies there |
+//! | `ops` | one op a file, beside one shader in `shaders` |
+//! | `nets` | InternViT, QLLaMA, the CLIP heads: the formulas |
+//! | `generate` | options, prompts, steps, beam search |
+//! | `model` | what users meet |
+//! | `quantize` | checkpoints with smaller weights |
+//! | `web` | the edge to JavaScript |
 
-pub mod device;
-pub mod error;
-pub mod files;
-pub mod generate;
-pub mod image;
-pub mod model;
-pub mod nets;
-pub mod ops;
+mod device;
+mod error;
+mod files;
+mod generate;
+mod image;
+mod model;
+mod nets;
+mod ops;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod quantize;
-pub mod text;
+mod quantize;
+mod text;
 #[cfg(target_arch = "wasm32")]
-pub mod web;
-pub mod weights;
+mod web;
+mod weights;
 
-pub use device::Device;
+pub use device::{Adapter, Array, Device, DeviceInfo, adapters};
 pub use error::{Error, Result};
-pub use model::Model;
+pub use files::config::{Config, LlamaConfig, VisionConfig};
+pub use files::location::Location;
+pub use files::source::{LocalFuture, Source};
+pub use generate::beams::EarlyStopping;
+pub use generate::inputs::GenerateInputs;
+pub use generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
+pub use image::{Picture, PixelValues, Preprocessor};
+pub use model::{
+    Builder, CAPTION_PROMPT, Caption, CaptionOptions, ForwardInputs, ForwardOutputs, Generation, IGNORED_LABEL,
+    Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
+};
+pub use ops::logits::sample::Sampling;
+pub use text::Tokenizer;
+
+#[cfg(feature = "demo")]
+pub use model::demo;
+
+/// The engine's parts, for this project's own command line, tests and examples. Anything here may change at any time.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::device::gpu::{Candidate, Gpu, candidates};
+    pub use crate::device::recording::Recording;
+    pub use crate::device::tensor::{DType, Storage, Tensor};
+    pub use crate::device::{Plan, Pool, Reader};
+    pub use crate::error::printable;
+    pub use crate::files::checkpoint::{
+        Checkpoint, NamedTensor, TensorInfo, TensorType, header_length, parse_header, read_small, read_tensors,
+        tensors_to_bytes,
+    };
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::files::checkpoint::{CheckpointWriter, NewTensor, read_tensor_file, write_tensors};
+    pub use crate::files::config::Target;
+    pub use crate::files::gguf::Gguf;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::files::source::Folder;
+    pub use crate::files::source::Memory;
+    pub use crate::generate::beams::PAD;
+    pub use crate::generate::check::check_ids;
+    pub use crate::image::{MAX_PIXELS, MAX_SIDE, decode};
+    pub use crate::model::footprint::{CROSS, Footprint, INTERN_VIT, Phase, Residency};
+    pub use crate::model::network::{Crossed, Network, Vision};
+    pub use crate::model::read_tokenizer;
+    pub use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};
+    pub use crate::ops::Rows;
+    pub use crate::ops::attention::{Attention, Keys, Mask, View, attention};
+    pub use crate::ops::cache::rope::{Heads, KvCache, RopeTables};
+    pub use crate::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
+    pub use crate::ops::rows::embed::embed;
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::quantize::{Event, QuantizeOptions, Summary, quantize};
+    pub use crate::text::{DecodeStream, SUMMARIZE};
+    pub use crate::weights::loader::Loader;
+    pub use crate::weights::matrix::{Format, Matrix, Part, unpack_row};
+}
+
+/// The README's examples, compiled and run.
+#[cfg(all(doctest, feature = "demo"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,38 +1,75 @@
 //! `qllama bench`: what the model reaches on an adapter, beside what the adapter can do at best.
 
+use std::ops::ControlFlow;
 use std::time::Instant;
 
-use qllama::device::recording::Recording;
-use qllama::device::tensor::DType;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::{Model, PixelValues};
-use qllama::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
-use qllama::{Device, Result};
+use clap::ValueEnum;
+use pollster::block_on;
+use qllama::internals::{DType, Recording, fmas_a_round, invocations, roof_fma, roof_read};
+use qllama::{Array, CAPTION_PROMPT, Device, GenerateInputs, GenerateOptions, KvCacheType, Model, PixelValues, Result};
 
-use crate::BenchArgs;
-use crate::common::{load, open};
+use crate::common::Common;
 use crate::info::size;
+
+/// Measure prefill, decode and time to the first token, beside what the adapter can do at best.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Tokens of the prompt; without it, the prompt is `English caption:`.
+    #[arg(long, value_name = "N")]
+    prompt_tokens: Option<usize>,
+    /// Tokens to decode a round.
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    tokens: usize,
+    /// Rounds; medians are printed.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    rounds: usize,
+    /// Storage of cached keys and values; f16 takes half the memory and rounds them.
+    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
+    kv_cache: CacheArg,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How cached keys and values are stored.
+#[derive(Clone, Copy, ValueEnum)]
+enum CacheArg {
+    F32,
+    F16,
+}
+
+impl From<CacheArg> for KvCacheType {
+    fn from(cache: CacheArg) -> KvCacheType {
+        match cache {
+            CacheArg::F32 => KvCacheType::F32,
+            CacheArg::F16 => KvCacheType::F16,
+        }
+    }
+}
 
 /// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
 const ROOF_BYTES: usize = 96 << 20;
 const ROOF_ROUNDS: u32 = 4096;
 
-pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
-    let model = load(&args.common, open(&args.common).await?).await?;
+pub fn run(args: Args, started: Instant) -> Result<()> {
+    block_on(measure(args, started))
+}
+
+async fn measure(args: Args, started: Instant) -> Result<()> {
+    let model = args.common.open()?.load()?;
     let loaded = started.elapsed().as_secs_f64();
-    let text = &model.config.text;
+    let network = model.network();
+    let text = &network.config.text;
     let options = GenerateOptions {
         max_new_tokens: args.tokens,
-        min_new_tokens: 0,
         // No end: every round decodes as many tokens.
-        eos_token_ids: Vec::new(),
-        kv_cache: args.kv_cache.into(),
+        eos_token_ids: Some(Vec::new()),
+        kv_cache: Some(args.kv_cache.into()),
         ..Default::default()
     };
     let prompt = match (args.prompt_tokens, model.tokenizer()) {
         // Any ids do.
         (Some(tokens), _) => (0..tokens).map(|i| (i % text.vocab_size) as u32).collect(),
-        (None, Ok(tokenizer)) => tokenizer.encode_prompt("English caption:"),
+        (None, Ok(tokenizer)) => tokenizer.encode_prompt(CAPTION_PROMPT),
         (None, Err(_)) => vec![text.bos_token_id],
     };
     let mut rounds = Vec::new();
@@ -49,16 +86,16 @@ pub async fn run(args: BenchArgs, started: Instant) -> Result<()> {
     };
     let (vision, prefill, decode) = (median(&|r| r.vision), median(&|r| r.prefill), median(&|r| r.decode));
     // Before the roofs take memory of their own.
-    let (held, peak) = model.device().memory();
-    let roofs = roofs(model.device()).await?;
-    let rows = prompt.len() + if model.config.vision.is_some() { text.num_query_token } else { 0 };
+    let (held, peak) = network.device().memory();
+    let roofs = roofs(network.device()).await?;
+    let rows = prompt.len() + if network.config.vision.is_some() { text.num_query_token } else { 0 };
     let steps = (args.tokens - 1).max(1) as f64;
-    let weights = model.decoder().weights_per_token();
+    let weights = network.decoder().weights_per_token();
     let prefill_rate = rows as f64 / prefill;
     let decode_rate = steps / decode;
     let read = weights.bytes as f64 * decode_rate;
     let fma = weights.multiply_adds as f64 * prefill_rate;
-    let info = model.device().info();
+    let info = network.device().info();
     let json = serde_json::json!({
         "adapter": info.name, "backend": info.backend,
         "load_seconds": loaded, "first_word_seconds": first_word,
@@ -99,32 +136,35 @@ struct Round {
 }
 
 async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Result<Round> {
+    let network = model.network();
     let start = Instant::now();
-    let crossed = match &model.config.vision {
-        Some(v) => {
-            let side = model.preprocessor.size() as usize;
-            let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
-            debug_assert!(side >= v.patch_size);
-            let vision = model.vision(&PixelValues { batch: 1, height: side, width: side, values }).await?;
-            let crossed = model.cross_states(&vision).await?;
-            // Waits for the work, so that the phases are told apart.
-            model.device().read_f32(vision.states).await?;
-            Some(crossed)
-        }
-        None => None,
-    };
+    let mut crossed = None;
+    if network.config.vision.is_some() {
+        let side = model.preprocessor().size() as usize;
+        let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
+        let vision = network.vision(&PixelValues { batch: 1, height: side, width: side, values }).await?;
+        crossed = Some(network.cross_states(&vision).await?);
+        // Waits for the work, so that the phases are told apart.
+        network.device().finish().await?;
+    }
     let vision = start.elapsed().as_secs_f64();
+    let ids = prompt.iter().map(|&id| id.into()).collect();
+    let inputs = GenerateInputs {
+        input_ids: Some(Array::new(&[1, prompt.len()], ids)),
+        crossed: crossed.as_ref().map(|crossed| &crossed.states),
+        ..Default::default()
+    };
     let mut first = None;
     let generated = Instant::now();
     model
-        .generate(crossed.as_ref(), &[prompt], options, &mut |_| {
+        .generate_from_async(&inputs, options, &mut |_| {
             first.get_or_insert(generated.elapsed().as_secs_f64());
-            true
+            ControlFlow::Continue(())
         })
         .await?;
     let prefill = first.unwrap_or(0.0);
     let decode = generated.elapsed().as_secs_f64() - prefill;
-    Ok(Round { vision, prefill, decode, dispatches: model.dispatches_per_token() })
+    Ok(Round { vision, prefill, decode, dispatches: network.dispatches_per_token() })
 }
 
 /// Bytes read a second, and multiply-adds a second, at best of three.
@@ -138,18 +178,18 @@ async fn roofs(device: &Device) -> Result<(f64, f64)> {
     for _ in 0..4 {
         let mut r = Recording::new();
         roof_read(&mut r, words, out);
-        best.0 = best.0.min(timed(device, &r, out).await?);
+        best.0 = best.0.min(timed(device, &r).await?);
         let mut r = Recording::new();
         roof_fma(&mut r, sums, rounds);
-        best.1 = best.1.min(timed(device, &r, sums).await?);
+        best.1 = best.1.min(timed(device, &r).await?);
     }
     Ok((ROOF_BYTES as f64 / best.0, (fmas_a_round() * u64::from(rounds)) as f64 / best.1))
 }
 
-async fn timed(device: &Device, recording: &Recording, out: qllama::device::tensor::Tensor) -> Result<f64> {
+async fn timed(device: &Device, recording: &Recording) -> Result<f64> {
     let plan = device.prepare(recording)?;
     let start = Instant::now();
     device.run(&plan)?;
-    device.read_u32(out).await?;
+    device.finish().await?;
     Ok(start.elapsed().as_secs_f64())
 }

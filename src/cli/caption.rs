@@ -1,66 +1,72 @@
 //! `qllama caption`.
 
 use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
-use qllama::Result;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::Model;
+use qllama::{CAPTION_PROMPT, Error, GenerateInputs, Generation, Result};
 
-use crate::CaptionArgs;
-use crate::common::{Pictures, load, open};
+use crate::common::{Common, Pictures, prompt_ids};
+use crate::generation::GenerationArgs;
 
-pub async fn run(args: CaptionArgs) -> Result<()> {
-    let mut options = GenerateOptions {
-        num_beams: args.num_beams,
-        max_new_tokens: args.max_new_tokens,
-        min_new_tokens: args.min_new_tokens,
-        kv_cache: args.kv_cache.into(),
-        ..Default::default()
-    };
-    options.check()?;
-    let opened = open(&args.common).await?;
-    let text = &opened.config.text;
-    options.eos_token_ids = text.eos_token_ids.clone();
-    options.check()?;
-    let prompt = opened.tokenizer()?.encode_prompt(&args.prompt);
-    options.check_for(text, text.num_query_token + prompt.len())?;
+/// Say what is in pictures.
+///
+/// One beam is greedy search and prints text as it is made. The published InternVL-14B was used with
+/// `--num-beams 5 --min-new-tokens 8`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// PNG, JPEG or WebP files.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<PathBuf>,
+    /// What the caption continues.
+    #[arg(long, default_value = CAPTION_PROMPT)]
+    prompt: String,
+    /// Take pictures as they are stored, without turning them as their EXIF orientation says.
+    #[arg(long)]
+    ignore_orientation: bool,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let options = args.generation.options()?;
+    if options.num_return_sequences > 1 {
+        let reason = "a picture gets one caption: `qllama generate --image` writes several sequences".into();
+        return Err(Error::Input { reason });
+    }
+    let opened = args.common.open()?;
+    let prompt = prompt_ids(&opened, &args.prompt)?;
     let pictures = Pictures::open(&opened, &args.images, args.ignore_orientation)?;
-    let model = load(&args.common, opened).await?;
+    let mut inputs = GenerateInputs { input_ids: Some(prompt), ..Default::default() };
+    inputs.pixel_values = pictures.first();
+    opened.check_generate(&inputs, &options)?;
+    let model = opened.load()?;
+    // Text appears as it is made, where greedy search makes it and a person reads it.
+    let live = !args.common.json && options.num_beams == 1;
     for picture in pictures.iter() {
         let (name, pixels) = picture?;
-        let vision = model.vision(&pixels).await?;
-        let crossed = model.cross_states(&vision).await?;
-        drop(vision);
+        inputs.pixel_values = Some(pixels);
         let mut out = std::io::stdout().lock();
-        // Text appears as it is made, where greedy search makes it and a person reads it.
-        let live = !args.common.json && args.num_beams == 1;
         if live && args.images.len() > 1 {
             let _ = write!(out, "{name}: ");
         }
-        let mut text = model.tokenizer()?.decode_stream();
-        let generated = model
-            .generate(Some(&crossed), &[&prompt], &options, &mut |token| {
-                if let (true, Some((_, id))) = (live, token)
-                    && !options.eos_token_ids.contains(&id)
-                {
-                    let _ = write!(out, "{}", text.push(id));
-                    let _ = out.flush();
-                }
-                true
-            })
-            .await?;
-        if live {
-            let _ = write!(out, "{}", text.finish());
-        }
-        let ids: Vec<u32> =
-            generated[0][0].ids.iter().copied().filter(|id| !options.eos_token_ids.contains(id)).collect();
-        print(&model, &args, &name, &ids, live, &mut out)?;
+        let found = model.generate_from(&inputs, &options, &mut |piece| {
+            if live {
+                let _ = write!(out, "{}", piece.text);
+                let _ = out.flush();
+            }
+            ControlFlow::Continue(())
+        })?;
+        print(&args, &name, &found[0], live, &mut out);
     }
     Ok(())
 }
 
-fn print(model: &Model, args: &CaptionArgs, name: &str, ids: &[u32], live: bool, out: &mut impl Write) -> Result<()> {
-    let text = model.tokenizer()?.decode(ids);
+fn print(args: &Args, name: &str, caption: &Generation, live: bool, out: &mut impl Write) {
+    let Generation { text, ids, .. } = caption;
+    let text = text.as_deref().unwrap_or_default();
     let _ = if args.common.json {
         writeln!(out, "{}", serde_json::json!({ "image": name, "text": text, "ids": ids }))
     } else if live {
@@ -70,5 +76,4 @@ fn print(model: &Model, args: &CaptionArgs, name: &str, ids: &[u32], live: bool,
     } else {
         writeln!(out, "{text}")
     };
-    Ok(())
 }

@@ -1,17 +1,63 @@
-//! What the subcommands share: choosing a device, opening a checkpoint, reading pictures.
+//! What the subcommands share: arguments, opening and loading a model, reading pictures.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::gguf::Gguf;
-use qllama::files::source::{Folder, Source};
-use qllama::image::Preprocessor;
-use qllama::model::{Model, Opened, PixelValues, Progress};
-use qllama::{Error, Result};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use qllama::internals::{decode, read_tokenizer};
+use qllama::{Array, Error, Location, Opened, PixelValues, Preprocessor, Progress, Result, Tokenizer};
 
-use crate::Common;
+use crate::device::adapter;
+
+/// What every subcommand takes.
+#[derive(clap::Args, Clone)]
+pub struct Common {
+    /// Folder of the checkpoint: config.json, model.safetensors or its shards, tokenizer.model; or, for texts, a GGUF file
+    /// of the LLaMA family. Default: the demo model.
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub model: Option<PathBuf>,
+    /// Adapter to run on: part of its name, its number in --list-adapters, or `cpu` for the CPU executor.
+    /// Default: the first that --list-adapters shows.
+    #[arg(long, value_name = "NAME|INDEX")]
+    pub adapter: Option<String>,
+    /// Most GPU memory to use: bytes, or a number with KiB, MiB, GiB, KB, MB or GB. Where it is too little for all weights,
+    /// those that only pictures need are read again for every picture.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory_budget: Option<u64>,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Common {
+    /// The files of `--model`, or of the demo model.
+    pub fn location(&self) -> Result<Location> {
+        match &self.model {
+            Some(path) => Location::of_path(path),
+            None => Ok(qllama::demo::location()),
+        }
+    }
+
+    /// Reads everything of a model but the weights, whose loading will show a bar on a terminal.
+    pub fn open(&self) -> Result<Opened<'static>> {
+        let bar = progress_bar("loading");
+        let mut builder = qllama::Builder::new(self.location()?).adapter(adapter(self.adapter.as_deref()));
+        if let Some(bytes) = self.memory_budget {
+            builder = builder.memory_budget(bytes);
+        }
+        builder
+            .on_progress(move |Progress { bytes, total }| {
+                bar.set_length(total);
+                bar.set_position(bytes);
+            })
+            .open()
+    }
+
+    /// The tokenizer of `--model`, which needs nothing else of it.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        pollster::block_on(read_tokenizer(self.location()?))
+    }
+}
 
 /// The last part of a path: messages and JSON name files, not folders.
 pub fn base_name(path: &Path) -> String {
@@ -23,52 +69,24 @@ pub fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What `--model` names.
-pub enum Files {
-    Folder(Box<dyn Source>),
-    /// A GGUF file, by its name in the source.
-    Gguf(Box<dyn Source>, String),
-}
-
-/// The files of `--model`, or of the demo model.
-pub fn files(common: &Common) -> Result<Files> {
-    match &common.model {
-        Some(path) if path.is_file() => {
-            if !looks_like_gguf(path) {
-                let reason = "expected a folder or a GGUF file, found another kind of file".into();
-                return Err(Error::Io { file: base_name(path), reason });
-            }
-            let (folder, name) = Folder::open_file(path)?;
-            Ok(Files::Gguf(Box::new(folder), name))
+/// What the command line can do about an error of the library.
+pub fn hint(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::Adapter { .. } => Some("`qllama --list-adapters` shows what is there; --adapter cpu needs no driver"),
+        Error::Budget { .. } => Some(
+            "--memory-budget sets that limit; `qllama info` tells what a model needs, `qllama quantize` makes it smaller",
+        ),
+        Error::OutOfMemory { .. } => {
+            Some("--memory-budget keeps less on the GPU at a time; `qllama quantize` makes the weights smaller")
         }
-        Some(folder) => Ok(Files::Folder(Box::new(Folder::open(folder)?))),
-        None => Ok(Files::Folder(qllama::model::demo::source())),
+        _ => None,
     }
 }
 
-/// Whether a file is meant as GGUF: by its name, or by its first bytes.
-fn looks_like_gguf(path: &Path) -> bool {
-    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
-        return true;
-    }
-    let mut magic = [0; 4];
-    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && &magic == b"GGUF"
-}
-
-/// Opens `--model` without reading weights.
-pub async fn checkpoint(common: &Common) -> Result<Checkpoint> {
-    match files(common)? {
-        Files::Folder(source) => Checkpoint::open(source).await,
-        Files::Gguf(source, name) => Ok(Gguf::open(source, &name).await?.checkpoint),
-    }
-}
-
-/// Reads everything of a checkpoint but the weights.
-pub async fn open(common: &Common) -> Result<Opened> {
-    match files(common)? {
-        Files::Folder(source) => Opened::open(source).await,
-        Files::Gguf(source, name) => Opened::open_gguf(source, &name).await,
-    }
+/// A prompt's ids [1, rows], as `generate` takes them.
+pub fn prompt_ids(opened: &Opened<'_>, prompt: &str) -> Result<Array<i64>> {
+    let ids: Vec<i64> = opened.tokenizer()?.encode_prompt(prompt).into_iter().map(i64::from).collect();
+    Ok(Array::new(&[1, ids.len()], ids))
 }
 
 /// A number of bytes: `5368709120`, `5GiB`, `1.5 GB`.
@@ -91,30 +109,14 @@ pub fn bytes(text: &str) -> std::result::Result<u64, String> {
     found.filter(|&n| n > 0).ok_or_else(|| "expected a number of bytes above 0, as 5368709120 or 5GiB".into())
 }
 
-/// Opens the device and brings the weights to it, with a progress bar on a terminal.
-pub async fn load(common: &Common, opened: Opened) -> Result<Model> {
-    let device = crate::device::open(common).await?;
-    if let Some(bytes) = common.memory_budget {
-        device.set_memory_budget(bytes);
-    }
-    let bar = progress_bar("loading");
-    let model = opened
-        .load(&device, &mut |Progress { bytes, total }| {
-            bar.set_length(total);
-            bar.set_position(bytes);
-        })
-        .await;
-    bar.finish_and_clear();
-    model
-}
-
 /// A bar of bytes with the time left; nothing unless standard error is a terminal.
 pub fn progress_bar(what: &'static str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {eta} left");
-    ProgressBar::new(0).with_message(what).with_style(style.expect("the template is right"))
+    let bar = ProgressBar::new(0).with_message(what).with_style(style.expect("the template is right"));
+    bar.with_finish(ProgressFinish::AndClear)
 }
 
 /// Pictures that were all read once before the weights, so that a broken one is told of at once.
@@ -130,12 +132,12 @@ pub struct Pictures {
 const KEPT_PICTURES: usize = 64;
 
 impl Pictures {
-    pub fn open(opened: &Opened, paths: &[PathBuf], ignore_orientation: bool) -> Result<Pictures> {
-        if opened.config.vision.is_none() && !paths.is_empty() {
+    pub fn open(opened: &Opened<'_>, paths: &[PathBuf], ignore_orientation: bool) -> Result<Pictures> {
+        if opened.config().vision.is_none() && !paths.is_empty() {
             let reason = "this checkpoint has no InternViT (vision_model), which pictures need".into();
             return Err(Error::State { reason });
         }
-        let preprocessor = opened.preprocessor;
+        let preprocessor = *opened.preprocessor();
         let mut pictures = Pictures { paths: paths.to_vec(), ignore_orientation, preprocessor, first: Vec::new() };
         for path in paths {
             let pixels = pictures.read(path)?;
@@ -144,6 +146,11 @@ impl Pictures {
             }
         }
         Ok(pictures)
+    }
+
+    /// The first picture's pixels, where there is one.
+    pub fn first(&self) -> Option<PixelValues> {
+        self.first.first().cloned()
     }
 
     /// Names and pixels, one by one.
@@ -158,15 +165,12 @@ impl Pictures {
     fn read(&self, path: &Path) -> Result<PixelValues> {
         let name = base_name(path);
         let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
-        let image = qllama::image::decode(&name, &bytes, !self.ignore_orientation)?;
-        let values = self.preprocessor.pixel_values(&image);
-        let side = self.preprocessor.size() as usize;
-        Ok(PixelValues { batch: 1, height: side, width: side, values })
+        Ok(self.preprocessor.pixel_values(&decode(&name, &bytes, !self.ignore_orientation)?))
     }
 }
 
 /// An input or output error in words.
-pub fn reason(error: &std::io::Error) -> String {
+fn reason(error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::NotFound => "there is no such file".into(),
         std::io::ErrorKind::PermissionDenied => "permission to read it was refused".into(),

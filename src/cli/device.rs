@@ -1,22 +1,28 @@
 //! `--adapter` and `--list-adapters`.
 
-use qllama::device::gpu::{Candidate, Gpu, candidates};
-use qllama::{Device, Error, Result};
-
-use crate::Common;
+use qllama::{Adapter, DeviceInfo, Result, adapters};
 
 /// Prints the adapters, numbered as `--adapter` takes them.
-pub async fn list() -> Result<()> {
-    for (index, candidate) in candidates().await.iter().enumerate() {
-        println!("{index}: {}", describe(candidate));
+pub fn list() -> Result<()> {
+    for (index, info) in found().iter().enumerate() {
+        println!("{index}: {}", describe(info));
     }
     println!("cpu: the CPU executor (slow; no GPU and no driver needed)");
     Ok(())
 }
 
+/// The adapters of this machine.
+pub fn found() -> Vec<DeviceInfo> {
+    pollster::block_on(adapters())
+}
+
+/// What `--adapter` names; the best without it.
+pub fn adapter(argument: Option<&str>) -> Adapter {
+    argument.map_or(Adapter::Best, Adapter::from)
+}
+
 /// One line about an adapter.
-pub fn describe(candidate: &Candidate) -> String {
-    let info = candidate.info();
+pub fn describe(info: &DeviceInfo) -> String {
     format!(
         "{} ({}{}, bindings up to {} MiB)",
         info.name,
@@ -26,36 +32,12 @@ pub fn describe(candidate: &Candidate) -> String {
     )
 }
 
-/// Opens the adapter that was asked for, or the first.
-pub async fn open(common: &Common) -> Result<Device> {
-    if common.adapter.as_deref() == Some("cpu") {
-        return Ok(Device::cpu());
-    }
-    let mut found = candidates().await;
-    let index = chosen(&found, common)?;
-    Ok(Device::gpu(Gpu::open(found.swap_remove(index)).await?))
-}
-
-/// The index of the adapter that was asked for, or of the first.
-pub fn chosen(found: &[Candidate], common: &Common) -> Result<usize> {
-    if found.is_empty() {
-        return Err(Error::Adapter {
-            reason: "no WebGPU adapter was found: install a Vulkan driver (on Debian or Ubuntu, \
-                     `apt-get install mesa-vulkan-drivers` has one that needs no GPU), or use --adapter cpu"
-                .into(),
-        });
-    }
-    match &common.adapter {
-        None => Ok(0),
-        Some(wanted) => {
-            let by_index = wanted.parse::<usize>().ok().filter(|&i| i < found.len());
-            let by_name = || found.iter().position(|c| c.name().to_lowercase().contains(&wanted.to_lowercase()));
-            by_index.or_else(by_name).ok_or_else(|| Error::Adapter {
-                reason: format!(
-                    "no adapter is called {wanted:?}; there are: {}",
-                    found.iter().enumerate().map(|(i, c)| format!("{i}: {}", c.name())).collect::<Vec<_>>().join(", ")
-                ),
-            })
-        }
+/// Without a desktop session, Mesa's layer that puts the desktop's GPU first complains on standard error about each
+/// instance that is made. There is no desktop's GPU then, so the layer is left out, unless it was told what to select.
+pub fn silence_device_select() {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if !set("XDG_RUNTIME_DIR") && !set("MESA_VK_DEVICE_SELECT") {
+        // SAFETY: main calls this before it starts a thread, so nothing reads the environment at the same time.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     }
 }

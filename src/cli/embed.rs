@@ -1,15 +1,56 @@
 //! `qllama embed`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use qllama::files::checkpoint::{NamedTensor, write_tensors};
-use qllama::model::{Mode, Model, Opened, PixelValues};
-use qllama::text::SUMMARIZE;
-use qllama::{Error, Result};
+use clap::ValueEnum;
+use pollster::block_on;
+use qllama::internals::{NamedTensor, Network, SUMMARIZE, check_ids, write_tensors};
+use qllama::{Error, Mode, Opened, PixelValues, Result};
 
-use crate::common::{Pictures, load, open};
+use crate::common::{Common, Pictures};
 use crate::tensors::{TensorFile, check_outputs};
-use crate::{EmbedArgs, MatchMode};
+
+/// Write embeddings of pictures and texts to a safetensors file.
+///
+/// With --image and --text the prepared `pixel_values` and `text_ids` are written too. With --inputs, tensors from
+/// other tools are read: `pixel_values` [B,3,h,w] and/or `text_ids` [B,S], used as they stand. Written are
+/// `vision_hidden_states`, `image_embeds.C`, `image_embeds.G`, `text_embeds`, `logits_per_image.C` and
+/// `logits_per_image.G`: what the inputs allow.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Pictures: PNG, JPEG or WebP files.
+    #[arg(long = "image", num_args = 1.., value_name = "IMAGE", conflicts_with = "inputs")]
+    images: Vec<PathBuf>,
+    /// Texts.
+    #[arg(long = "text", num_args = 1.., value_name = "TEXT", conflicts_with = "inputs")]
+    texts: Vec<String>,
+    /// Read `pixel_values` and/or `text_ids` from this safetensors file.
+    #[arg(long, value_name = "F.safetensors")]
+    inputs: Option<PathBuf>,
+    /// Write to this safetensors file.
+    #[arg(long, required = true, value_name = "G.safetensors")]
+    outputs: PathBuf,
+    /// Image embedding to write; default both.
+    #[arg(long, value_enum)]
+    mode: Option<EmbeddingMode>,
+    /// Also write `itm_logits` [images, texts, 2].
+    #[arg(long)]
+    itm: bool,
+    /// Take pictures as they are stored, without turning them as their EXIF orientation says.
+    #[arg(long)]
+    ignore_orientation: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Which image embedding is written.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EmbeddingMode {
+    /// InternVL-C: of the vision encoder alone.
+    C,
+    /// InternVL-G: with QLLaMA's query tokens.
+    G,
+}
 
 /// Text ids [texts, rows].
 struct Texts {
@@ -17,17 +58,17 @@ struct Texts {
     ids: Vec<u32>,
 }
 
-pub async fn run(args: EmbedArgs) -> Result<()> {
+pub fn run(args: Args) -> Result<()> {
     if args.inputs.is_none() && args.images.is_empty() && args.texts.is_empty() {
         return Err(Error::Input { reason: "give --image, --text or --inputs: there is nothing to embed".into() });
     }
     check_outputs(&args.outputs)?;
-    let opened = open(&args.common).await?;
+    let opened = args.common.open()?;
     let (pixels, texts) = match &args.inputs {
         Some(path) => from_tensors(path, &opened)?,
         None => from_files(&args, &opened)?,
     };
-    let model = load(&args.common, opened).await?;
+    let model = opened.load()?;
     let mut out = Vec::new();
     if args.inputs.is_none() {
         if let Some(p) = &pixels {
@@ -38,35 +79,26 @@ pub async fn run(args: EmbedArgs) -> Result<()> {
             out.push(NamedTensor::i64("text_ids", &[t.count, ids.len() / t.count], &ids));
         }
     }
-    embed(&args, &model, pixels.as_ref(), texts.as_ref(), &mut out).await?;
+    block_on(embed(&args, model.network(), pixels.as_ref(), texts.as_ref(), &mut out))?;
     write_tensors(&args.outputs, &out)
 }
 
-fn from_files(args: &EmbedArgs, opened: &Opened) -> Result<(Option<PixelValues>, Option<Texts>)> {
-    let mut pixels: Option<PixelValues> = None;
-    for picture in Pictures::open(opened, &args.images, args.ignore_orientation)?.iter() {
-        let (_, one) = picture?;
-        match &mut pixels {
-            None => pixels = Some(one),
-            Some(all) => {
-                all.batch += 1;
-                all.values.extend(one.values);
-            }
-        }
-    }
+fn from_files(args: &Args, opened: &Opened<'_>) -> Result<(Option<PixelValues>, Option<Texts>)> {
+    let pictures = Pictures::open(opened, &args.images, args.ignore_orientation)?;
+    let pixels = pictures.iter().map(|picture| Ok(picture?.1)).collect::<Result<Vec<_>>>()?;
     let mut texts = None;
     if !args.texts.is_empty() {
         let tokenizer = opened.tokenizer()?;
         let encode = |t: &String| tokenizer.encode_text(&format!("{SUMMARIZE}{t}"));
         texts = Some(Texts { count: args.texts.len(), ids: args.texts.iter().flat_map(encode).collect() });
     }
-    Ok((pixels, texts))
+    Ok((PixelValues::join(pixels), texts))
 }
 
-fn from_tensors(path: &Path, opened: &Opened) -> Result<(Option<PixelValues>, Option<Texts>)> {
+fn from_tensors(path: &Path, opened: &Opened<'_>) -> Result<(Option<PixelValues>, Option<Texts>)> {
     let mut file = TensorFile::read(path)?;
     let pixels = file.pixel_values()?;
-    if let (Some(pixels), Some(vision)) = (&pixels, &opened.config.vision) {
+    if let (Some(pixels), Some(vision)) = (&pixels, &opened.config().vision) {
         pixels.check(vision)?;
     }
     let texts = match file.ids("text_ids")? {
@@ -80,15 +112,12 @@ fn from_tensors(path: &Path, opened: &Opened) -> Result<(Option<PixelValues>, Op
                     return Err(Error::InputShape { what: "text_ids".into(), expected, found });
                 }
             };
-            let text = &opened.config.text;
-            let (vocab, max) = (text.vocab_size, text.max_position_embeddings);
+            let text = &opened.config().text;
+            let max = text.max_position_embeddings;
             if rows > max {
                 return Err(Error::Context { need: rows, max });
             }
-            let id = |(index, id): (usize, i64)| {
-                u32::try_from(id).ok().filter(|&id| (id as usize) < vocab).ok_or(Error::Token { index, id, vocab })
-            };
-            Some(Texts { count, ids: array.values.into_iter().enumerate().map(id).collect::<Result<_>>()? })
+            Some(Texts { count, ids: check_ids(text, &array.values)? })
         }
     };
     if pixels.is_none() && texts.is_none() {
@@ -99,46 +128,43 @@ fn from_tensors(path: &Path, opened: &Opened) -> Result<(Option<PixelValues>, Op
 }
 
 async fn embed(
-    args: &EmbedArgs,
-    model: &Model,
+    args: &Args,
+    network: &Network,
     pixels: Option<&PixelValues>,
     texts: Option<&Texts>,
     out: &mut Vec<NamedTensor>,
 ) -> Result<()> {
-    let width = model.config.clip.as_ref().map_or(0, |c| c.clip_embed_dim);
+    let width = network.config.clip.as_ref().map_or(0, |c| c.clip_embed_dim);
     let mut text_embeds = None;
     if let Some(t) = texts {
-        let values = model.embed_text(&t.ids, t.count).await?;
+        let values = network.embed_text(&t.ids, t.count).await?;
         out.push(NamedTensor::f32("text_embeds", &[t.count, width], &values));
         text_embeds = Some(values);
     }
     let Some(pixels) = pixels else { return Ok(()) };
-    let vision = model.vision(pixels).await?;
-    let states = model.device().read_f32(vision.states).await?;
-    let shape = [vision.images, vision.rows, states.len() / (vision.images * vision.rows)];
-    out.push(NamedTensor::f32("vision_hidden_states", &shape, &states));
-    let crossed = model.cross_states(&vision).await?;
-    for (mode, name, wanted) in [
-        (Mode::C, "C", !matches!(args.mode, Some(MatchMode::G))),
-        (Mode::G, "G", !matches!(args.mode, Some(MatchMode::C))),
-    ] {
-        if !wanted {
+    let vision = network.vision(pixels).await?;
+    let states = network.vision_rows(&vision).await?;
+    out.push(NamedTensor::f32("vision_hidden_states", &states.shape, &states.values));
+    let crossed = network.cross_states(&vision).await?;
+    for (mode, name, left_out) in [(Mode::C, "C", EmbeddingMode::G), (Mode::G, "G", EmbeddingMode::C)] {
+        if args.mode == Some(left_out) {
             continue;
         }
-        let images = model.embed_image(&vision, Some(&crossed), mode).await?;
+        let images = match mode {
+            Mode::G => network.embed_images_g(&vision, &crossed).await?,
+            _ => network.embed_images_c(&vision).await?,
+        };
         out.push(NamedTensor::f32(format!("image_embeds.{name}"), &[pixels.batch, width], &images));
         if let (Some(t), Some(embeds)) = (texts, &text_embeds) {
-            let logits = model.logits_per_image(&images, embeds)?;
+            let logits = network.logits_per_image(&images, embeds)?;
             out.push(NamedTensor::f32(format!("logits_per_image.{name}"), &[pixels.batch, t.count], &logits));
         }
     }
     if let (true, Some(t)) = (args.itm, texts) {
         let mut logits = Vec::new();
-        let per_picture = 3 * pixels.height * pixels.width;
-        for values in pixels.values.chunks(per_picture) {
-            let one = PixelValues { batch: 1, values: values.to_vec(), ..*pixels };
-            let crossed = model.cross_states(&model.vision(&one).await?).await?;
-            logits.extend(model.itm(&[crossed], &t.ids, t.count).await?);
+        for one in pixels.each() {
+            let crossed = network.cross_states(&network.vision(&one).await?).await?;
+            logits.extend(network.itm(&[&crossed], &t.ids, t.count).await?);
         }
         out.push(NamedTensor::f32("itm_logits", &[pixels.batch, t.count, 2], &logits));
     }

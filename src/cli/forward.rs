@@ -1,16 +1,85 @@
 //! `qllama forward`.
 
-use qllama::device::Array;
-use qllama::files::checkpoint::{NamedTensor, write_tensors};
-use qllama::model::Model;
-use qllama::model::forward::{Inputs, Outputs, PastKeyValues};
-use qllama::{Error, Result};
+use std::path::PathBuf;
 
-use crate::common::{load, open};
+use clap::ValueEnum;
+use pollster::block_on;
+use qllama::internals::{NamedTensor, write_tensors};
+use qllama::{Array, Error, ForwardInputs, ForwardOutputs, PastKeyValues, Result};
+
+use crate::common::Common;
 use crate::tensors::{TensorFile, check_outputs};
-use crate::{ForwardArgs, Returned};
 
-pub async fn run(args: ForwardArgs) -> Result<()> {
+const HELP: &str = "\
+IN holds, with batch B, rows S of this call, P rows of the cache and T = P + S:
+  input_ids             [B,S] integers below the vocabulary's size; or inputs_embeds; or both query_embeds and
+                        input_ids, which are joined in that order (S counts both)
+  inputs_embeds         [B,S,hidden_size] floats
+  query_embeds          [B,N,hidden_size] floats
+  attention_mask        [B,T] 1 for keys that may be seen, 0 for others; default all 1
+  position_ids          [B,S] integers below max_position_embeddings; default P .. P+S-1
+  vision_hidden_states  [images,rows,vision_hidden_size] floats; text row b looks at image b % images; without it,
+                        with fewer than num_query_token rows, or on top of a cache, cross-attention is skipped
+  labels                [B,S] integers, -100 for those that do not count
+  past_key.N, past_value.N  [B,heads,P,head_dim] floats for every layer N: a cache that --return cache wrote
+  additive_mask         [B,1,S,S] floats, with --train: added to the scores; without it every row sees every key
+Integers are I64, I32 or U32, masks also BOOL, floats F32, F16 or BF16. Other tensors are not used; a note says so.
+
+OUT holds what --return lists, in F32: last_hidden_state [B,S,hidden_size], logits [B,S,vocabulary], loss [1],
+hidden_states.N (the embeddings, then each layer's output, the last after the final norm), attentions.N [B,heads,S,T],
+cross_attentions.N (of the N-th layer that cross-attends) [B,heads,num_query_token,vision rows], and for `cache`
+past_key.N and past_value.N.
+
+One deviation from the published code is deliberate: there, a chunk of num_query_token or more rows on top of a cache
+cross-attends to the wrong keys. Here a call on top of a cache never cross-attends.
+
+Example:
+  qllama forward --model InternVL-14B-224px --inputs in.safetensors --outputs out.safetensors --return logits,cache";
+
+/// Run the decoder once over tensors of other tools: the published `forward` and `forward_train`.
+///
+/// Reads and writes safetensors files, and needs config.json and the weights only, no tokenizer. Prints the names
+/// and shapes of what it wrote.
+#[derive(clap::Args)]
+#[command(after_help = HELP)]
+pub struct Args {
+    /// Tensors to read; see below.
+    #[arg(long, value_name = "IN.safetensors")]
+    inputs: PathBuf,
+    /// File to write; it appears whole or not at all.
+    #[arg(long, value_name = "OUT.safetensors")]
+    outputs: PathBuf,
+    /// Run `forward_train`: with IN's additive_mask, or without any mask; no attention_mask and no cache.
+    #[arg(long)]
+    train: bool,
+    /// Let the query tokens, rows 0 .. num_query_token - 1, see each other both ways, whatever the mask says
+    /// (`use_zero_attention_mask`).
+    #[arg(long)]
+    zero_query_mask: bool,
+    /// Text rows for each image: B = R * images. One image serves all where R is 1.
+    #[arg(long, default_value_t = 1, value_name = "R")]
+    repeat_time: usize,
+    /// What to return, separated by commas.
+    #[arg(long = "return", value_name = "LIST", value_enum, value_delimiter = ',', default_value = "logits")]
+    returned: Vec<Returned>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What `forward` can return.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Returned {
+    LastHiddenState,
+    Logits,
+    Loss,
+    HiddenStates,
+    Attentions,
+    CrossAttentions,
+    Cache,
+}
+
+pub fn run(args: Args) -> Result<()> {
     let asks = |what: Returned| args.returned.contains(&what);
     let fail = |reason: &str| Err(Error::Input { reason: reason.into() });
     if args.train && args.zero_query_mask {
@@ -21,7 +90,7 @@ pub async fn run(args: ForwardArgs) -> Result<()> {
     }
     check_outputs(&args.outputs)?;
     let mut file = TensorFile::read(&args.inputs)?;
-    let mut inputs = Inputs {
+    let mut inputs = ForwardInputs {
         input_ids: file.ids("input_ids")?,
         inputs_embeds: file.floats("inputs_embeds")?,
         query_embeds: file.floats("query_embeds")?,
@@ -55,8 +124,8 @@ pub async fn run(args: ForwardArgs) -> Result<()> {
     }
     file.note_unused();
 
-    let opened = open(&args.common).await?;
-    let text = &opened.config.text;
+    let opened = args.common.open()?;
+    let text = &opened.config().text;
     let cache = if past.is_empty() { None } else { Some(PastKeyValues::check_arrays(text, &past)?) };
     if args.train {
         inputs.check_train(text, additive_mask.as_ref())?;
@@ -64,16 +133,16 @@ pub async fn run(args: ForwardArgs) -> Result<()> {
         inputs.check(text, cache)?;
     }
 
-    let model = load(&args.common, opened).await?;
+    let model = opened.load()?;
     if cache.is_some() {
         inputs.past_key_values = Some(PastKeyValues::from_arrays(&model, &past)?);
     }
     let outputs = if args.train {
-        model.forward_train(inputs, additive_mask.as_ref()).await?
+        model.forward_train(&mut inputs, additive_mask.as_ref())?
     } else {
-        model.forward(inputs).await?
+        model.forward(&mut inputs)?
     };
-    let tensors = named(&model, outputs).await?;
+    let tensors = block_on(named(outputs))?;
     write_tensors(&args.outputs, &tensors)?;
     for tensor in &tensors {
         if args.common.json {
@@ -86,7 +155,7 @@ pub async fn run(args: ForwardArgs) -> Result<()> {
 }
 
 /// What was asked for, under the names of the fixtures.
-async fn named(model: &Model, outputs: Outputs) -> Result<Vec<NamedTensor>> {
+async fn named(outputs: ForwardOutputs) -> Result<Vec<NamedTensor>> {
     let tensor = |name: String, array: &Array<f32>| NamedTensor::f32(name, &array.shape, &array.values);
     let mut tensors = Vec::new();
     for (name, array) in [("last_hidden_state", &outputs.last_hidden_state), ("logits", &outputs.logits)] {
@@ -101,7 +170,7 @@ async fn named(model: &Model, outputs: Outputs) -> Result<Vec<NamedTensor>> {
         tensors.extend(list.iter().enumerate().map(|(i, array)| tensor(format!("{name}.{i}"), array)));
     }
     if let Some(past) = &outputs.past_key_values {
-        for (i, (k, v)) in past.to_arrays(model).await?.iter().enumerate() {
+        for (i, (k, v)) in past.to_arrays_async().await?.iter().enumerate() {
             tensors.push(tensor(format!("past_key.{i}"), k));
             tensors.push(tensor(format!("past_value.{i}"), v));
         }

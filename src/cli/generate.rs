@@ -1,105 +1,123 @@
 //! `qllama generate`.
 
 use std::io::Write;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 
-use qllama::device::Array;
-use qllama::files::checkpoint::{NamedTensor, write_tensors};
-use qllama::generate::beams::{EarlyStopping, PAD};
-use qllama::generate::prompt::PromptInputs;
-use qllama::generate::session::{GenerateOptions, Generated};
-use qllama::model::{Model, Opened};
-use qllama::ops::logits::sample::Sampling;
-use qllama::text::DecodeStream;
-use qllama::{Error, Result};
+use clap::ArgGroup;
+use qllama::internals::{NamedTensor, PAD, write_tensors};
+use qllama::{Error, GenerateInputs, GenerateOptions, Generation, Opened, Piece, Result};
 
-use crate::common::{Pictures, load, open};
+use crate::common::{Common, Pictures, prompt_ids};
+use crate::generation::GenerationArgs;
 use crate::tensors::{TensorFile, check_outputs};
-use crate::{GenerateArgs, Stopping};
 
-pub async fn run(args: GenerateArgs) -> Result<()> {
-    let mut options = options(&args)?;
+const HELP: &str = "\
+IN holds, with batch B:
+  input_ids             [B,S] integers below the vocabulary's size; or inputs_embeds; or both query_embeds and
+                        input_ids, which are joined in that order
+  inputs_embeds         [B,S,hidden_size] floats
+  query_embeds          [B,N,hidden_size] floats
+  attention_mask        [B,all rows] 1 for rows that may be seen, 0 for padding, which belongs on the left; default all 1
+  vision_hidden_states  [images,rows,vision_hidden_size] floats; sequence b looks at image b % images
+  pixel_values          [images,3,h,w] floats, in place of vision rows and query embeddings: the model's own query tokens
+                        stand in front, and attention_mask may leave them out
+Integers are I64, I32 or U32, masks also BOOL, floats F32, F16 or BF16. No tokenizer is needed: without one, ids are
+printed, and `text` is null. Positions count the ones of the mask; query tokens see each other both ways.
+
+OUT holds `sequences` [sequences,longest] I64: new ids only, the end id included, padded with id 0; and `scores` F32:
+beam search's (sum of log-probabilities / length^length_penalty), 0 for greedy search and sampling. The sequences of a
+prompt stand together, best first.
+
+Examples:
+  qllama generate --image cat.png --prompt 'English caption:' --num-beams 5 --min-new-tokens 8
+  qllama generate --prompt 'The sea' --do-sample --top-p 0.9 --seed 7 --num-return-sequences 3
+  qllama generate --inputs in.safetensors --outputs out.safetensors --json";
+
+/// Generate text from a prompt, a picture, or tensors of other tools.
+///
+/// Greedy search by default; beam search with --num-beams, sampling with --do-sample. The options are Hugging
+/// Face's, with its names, its rules and its defaults but for --max-new-tokens and --seed. With --image, the model's
+/// query tokens stand before the prompt. Each sequence is printed on a line of its own; --json prints one object a
+/// sequence with `text`, `ids` (new ones, the end id left out) and `score`.
+#[derive(clap::Args)]
+#[command(after_help = HELP, group = ArgGroup::new("start").required(true))]
+pub struct Args {
+    /// Text to continue.
+    #[arg(long, value_name = "TEXT", group = "start")]
+    prompt: Option<String>,
+    /// Tensors to start from; see below.
+    #[arg(long, value_name = "IN.safetensors", group = "start")]
+    inputs: Option<PathBuf>,
+    /// A picture to look at: a PNG, JPEG or WebP file, in place of IN's pixel_values.
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<PathBuf>,
+    /// Write `sequences` and `scores` to this file; it appears whole or not at all.
+    #[arg(long, value_name = "OUT.safetensors")]
+    outputs: Option<PathBuf>,
+    /// Print text as it is made; with --json, an object a token with `sequence`, `id` and `text` before the others. Not
+    /// with beams.
+    #[arg(long)]
+    stream: bool,
+    /// Sequences for each image of IN: B = R * images. One image serves all where R is 1.
+    #[arg(long, default_value_t = 1, value_name = "R")]
+    repeat_time: usize,
+    /// Take the picture as it is stored, without turning it as its EXIF orientation says.
+    #[arg(long)]
+    ignore_orientation: bool,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let options = args.generation.options()?;
+    check_stream(&args, &options)?;
     if let Some(path) = &args.outputs {
         check_outputs(path)?;
     }
     let mut inputs = match &args.inputs {
         Some(path) => from_tensors(TensorFile::read(path)?)?,
-        None => PromptInputs::default(),
+        None => GenerateInputs::default(),
     };
-    let opened = open(&args.common).await?;
-    if args.eos_token_id.is_empty() {
-        options.eos_token_ids = opened.config.text.eos_token_ids.clone();
-        options.check()?;
-    }
+    let opened = args.common.open()?;
     complete(&args, &opened, &mut inputs)?;
-    inputs.check(&opened.config, &options)?;
+    opened.check_generate(&inputs, &options)?;
 
-    let model = load(&args.common, opened).await?;
-    let mut stream = Stream::new(&args, &model);
-    let generated = model
-        .generate_from(&inputs, &options, &mut |token| {
-            match token {
-                Some((row, id)) if !options.eos_token_ids.contains(&id) => stream.token(row, id),
-                _ => Ok(()),
-            }
-            // Nobody reads on: there is nothing to go on for.
-            .is_ok()
-        })
-        .await?;
-    stream.finish();
-    let all: Vec<Generated> = generated.into_iter().flatten().collect();
+    let model = opened.load()?;
+    let mut begun = false;
+    let all = model.generate_from(&inputs, &options, &mut |piece| {
+        // Where nobody reads on there is nothing to go on for.
+        match print_piece(&args, model.tokenizer().is_ok(), piece, &mut begun) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    if args.stream && !args.common.json {
+        println!();
+    }
     if let Some(path) = &args.outputs {
         write_tensors(path, &tensors(&all))?;
     }
-    print(&args, &model, &options, &all);
+    print(&args, &all);
     Ok(())
 }
 
-/// The options, checked as far as they can be without a model.
-fn options(args: &GenerateArgs) -> Result<GenerateOptions> {
+/// What `--stream` can show.
+fn check_stream(args: &Args, options: &GenerateOptions) -> Result<()> {
     let fail = |reason: &str| Err(Error::Input { reason: reason.into() });
-    let sampling_options = [
-        (args.temperature.is_some(), "--temperature"),
-        (args.top_k.is_some(), "--top-k"),
-        (args.top_p.is_some(), "--top-p"),
-        (args.seed.is_some(), "--seed"),
-    ];
-    if let (false, Some((_, name))) = (args.do_sample, sampling_options.iter().find(|(given, _)| *given)) {
-        return fail(&format!("{name} belongs to sampling: give --do-sample too"));
-    }
-    if args.stream && args.num_beams > 1 {
+    if args.stream && options.num_beams > 1 {
         return fail("--stream needs --num-beams 1: beam search knows its text only at the end");
     }
-    if args.stream && args.num_return_sequences > 1 && !args.common.json {
+    if args.stream && options.num_return_sequences > 1 && !args.common.json {
         return fail("--stream prints one sequence as text: give --json too, or --num-return-sequences 1");
     }
-    let options = GenerateOptions {
-        max_new_tokens: args.max_new_tokens,
-        min_new_tokens: args.min_new_tokens,
-        num_beams: args.num_beams,
-        num_return_sequences: args.num_return_sequences,
-        length_penalty: args.length_penalty,
-        early_stopping: match args.early_stopping {
-            Stopping::False => EarlyStopping::False,
-            Stopping::True => EarlyStopping::True,
-            Stopping::Never => EarlyStopping::Never,
-        },
-        repetition_penalty: args.repetition_penalty,
-        no_repeat_ngram_size: args.no_repeat_ngram_size,
-        eos_token_ids: args.eos_token_id.clone(),
-        sampling: args.do_sample.then(|| Sampling {
-            temperature: args.temperature.unwrap_or(1.0),
-            top_k: args.top_k.unwrap_or(50),
-            top_p: args.top_p.unwrap_or(1.0),
-            seed: args.seed.unwrap_or(0),
-        }),
-        kv_cache: args.kv_cache.into(),
-    };
-    options.check()?;
-    Ok(options)
+    Ok(())
 }
 
-fn from_tensors(mut file: TensorFile) -> Result<PromptInputs<'static>> {
-    let inputs = PromptInputs {
+fn from_tensors(mut file: TensorFile) -> Result<GenerateInputs<'static>> {
+    let inputs = GenerateInputs {
         query_embeds: file.floats("query_embeds")?,
         inputs_embeds: file.floats("inputs_embeds")?,
         input_ids: file.ids("input_ids")?,
@@ -113,17 +131,16 @@ fn from_tensors(mut file: TensorFile) -> Result<PromptInputs<'static>> {
 }
 
 /// Adds the picture and the prompt of the command line.
-fn complete(args: &GenerateArgs, opened: &Opened, inputs: &mut PromptInputs) -> Result<()> {
+fn complete(args: &Args, opened: &Opened<'_>, inputs: &mut GenerateInputs<'_>) -> Result<()> {
     if let Some(path) = &args.image {
         if inputs.pixel_values.is_some() {
             return Err(Error::Input { reason: "--image and pixel_values were given: give one of them".into() });
         }
         let pictures = Pictures::open(opened, std::slice::from_ref(path), args.ignore_orientation)?;
-        inputs.pixel_values = pictures.iter().next().transpose()?.map(|(_, pixels)| pixels);
+        inputs.pixel_values = pictures.first();
     }
     if let Some(prompt) = &args.prompt {
-        let ids: Vec<i64> = opened.tokenizer()?.encode_prompt(prompt).into_iter().map(i64::from).collect();
-        inputs.input_ids = Some(Array::new(&[1, ids.len()], ids));
+        inputs.input_ids = Some(prompt_ids(opened, prompt)?);
     }
     let pictures = inputs.pixel_values.is_some() || inputs.vision_hidden_states.is_some();
     if args.repeat_time != 1 && !pictures {
@@ -144,57 +161,32 @@ fn complete(args: &GenerateArgs, opened: &Opened, inputs: &mut PromptInputs) -> 
     Ok(())
 }
 
-/// Prints tokens as they are made, where that was asked for.
-struct Stream<'a> {
-    model: &'a Model,
-    on: bool,
-    json: bool,
-    /// One a sequence.
-    texts: Vec<DecodeStream>,
-    begun: bool,
-}
-
-impl Stream<'_> {
-    fn new<'a>(args: &GenerateArgs, model: &'a Model) -> Stream<'a> {
-        Stream { model, on: args.stream, json: args.common.json, texts: Vec::new(), begun: false }
+/// Prints a token as it is made, where that was asked for.
+fn print_piece(args: &Args, has_text: bool, piece: Piece<'_>, begun: &mut bool) -> std::io::Result<()> {
+    if !args.stream {
+        return Ok(());
     }
-
-    fn token(&mut self, row: usize, id: u32) -> std::io::Result<()> {
-        if !self.on {
-            return Ok(());
+    let mut out = std::io::stdout().lock();
+    let Piece { sequence, text, id } = piece;
+    match id {
+        Some(id) if args.common.json => {
+            let text = has_text.then_some(text);
+            writeln!(out, "{}", serde_json::json!({ "sequence": sequence, "id": id, "text": text }))?;
         }
-        let mut text = None;
-        if let Ok(tokenizer) = self.model.tokenizer() {
-            while self.texts.len() <= row {
-                self.texts.push(tokenizer.decode_stream());
-            }
-            text = Some(self.texts[row].push(id));
-        }
-        let mut out = std::io::stdout().lock();
-        match text {
-            text if self.json => writeln!(out, "{}", serde_json::json!({ "sequence": row, "id": id, "text": text }))?,
-            Some(text) => write!(out, "{text}")?,
-            None if self.begun => write!(out, " {id}")?,
-            None => write!(out, "{id}")?,
-        }
-        self.begun = true;
-        out.flush()
+        // The last object has the whole text.
+        None if args.common.json => {}
+        Some(id) if !has_text => write!(out, "{}{id}", if *begun { " " } else { "" })?,
+        _ => write!(out, "{text}")?,
     }
-
-    /// The text that was waiting for the rest of a character.
-    fn finish(&mut self) {
-        if self.on && !self.json {
-            let rest = self.texts.first_mut().map(DecodeStream::finish).unwrap_or_default();
-            println!("{rest}");
-        }
-    }
+    *begun = true;
+    out.flush()
 }
 
 /// `sequences` I64 [sequences, longest], padded with 0 behind, and `scores` F32 [sequences].
-fn tensors(all: &[Generated]) -> [NamedTensor; 2] {
-    let longest = all.iter().map(|g| g.ids.len()).max().unwrap_or(0);
-    let padded = |g: &Generated| {
-        let ids = g.ids.iter().copied().chain(std::iter::repeat(PAD));
+fn tensors(all: &[Generation]) -> [NamedTensor; 2] {
+    let longest = all.iter().map(|g| g.ids.len() + g.end_id.iter().len()).max().unwrap_or(0);
+    let padded = |g: &Generation| {
+        let ids = g.ids.iter().copied().chain(g.end_id).chain(std::iter::repeat(PAD));
         ids.take(longest).map(i64::from).collect::<Vec<_>>()
     };
     let ids: Vec<i64> = all.iter().flat_map(padded).collect();
@@ -202,15 +194,13 @@ fn tensors(all: &[Generated]) -> [NamedTensor; 2] {
     [NamedTensor::i64("sequences", &[all.len(), longest], &ids), NamedTensor::f32("scores", &[scores.len()], &scores)]
 }
 
-fn print(args: &GenerateArgs, model: &Model, options: &GenerateOptions, all: &[Generated]) {
-    for Generated { ids, score } in all {
-        let ids: Vec<u32> = ids.iter().copied().filter(|id| !options.eos_token_ids.contains(id)).collect();
-        let text = model.tokenizer().ok().map(|t| t.decode(&ids));
+fn print(args: &Args, all: &[Generation]) {
+    for Generation { text, ids, score, .. } in all {
         if args.common.json {
             println!("{}", serde_json::json!({ "text": text, "ids": ids, "score": score }));
         } else if !args.stream {
             let numbers = || ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-            println!("{}", text.unwrap_or_else(numbers));
+            println!("{}", text.clone().unwrap_or_else(numbers));
         }
     }
 }

@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use qllama::device::DeviceInfo;
-use qllama::device::gpu::candidates;
-use qllama::device::tensor::Storage;
-use qllama::files::checkpoint::Checkpoint;
-use qllama::model::parts::{CROSS, INTERN_VIT, Phase, Residency, plan};
-use qllama::{Device, Result};
+use pollster::block_on;
+use qllama::internals::{CROSS, Checkpoint, Footprint, INTERN_VIT, Phase, Residency, Storage};
+use qllama::{Adapter, Device, DeviceInfo, Result};
 
-use crate::InfoArgs;
-use crate::common::checkpoint;
-use crate::device::{chosen, describe};
+use crate::common::Common;
+use crate::device::{adapter, describe, found};
+
+/// Show a checkpoint's sizes, the memory that it needs, and whether it fits this machine's adapters.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+}
 
 /// The portable limits: what the plan assumes where no adapter was found.
 const PORTABLE: DeviceInfo = DeviceInfo {
@@ -32,18 +35,18 @@ struct Verdict {
 }
 
 impl Verdict {
-    async fn new(checkpoint: &Checkpoint, info: DeviceInfo, budget: u64) -> Result<Verdict> {
-        let plan = plan(checkpoint, &checkpoint.config, &info).await?;
-        let fit = match (plan.fit(&info, budget), host_memory().filter(|_| info.software)) {
+    fn new(checkpoint: &Checkpoint, info: DeviceInfo, budget: u64) -> Result<Verdict> {
+        let footprint = block_on(Footprint::of(checkpoint, &checkpoint.config, &info))?;
+        let fit = match (footprint.fit(&info, budget), host_memory().filter(|_| info.software)) {
             (Err(error), _) => Err(error.to_string()),
-            (Ok(stays), Some(host)) if plan.peak(stays) > host => Err(format!(
+            (Ok(stays), Some(host)) if footprint.peak(stays) > host => Err(format!(
                 "this adapter's memory is the computer's, which has {} left, and {} are needed; --memory-budget {} is the \
                  least that the model runs in",
                 size(host),
-                size(plan.peak(stays)),
-                plan.least_budget()
+                size(footprint.peak(stays)),
+                footprint.least_budget()
             )),
-            (Ok(stays), _) => Ok((stays, plan.peak(stays))),
+            (Ok(stays), _) => Ok((stays, footprint.peak(stays))),
         };
         Ok(Verdict { info, fit })
     }
@@ -84,16 +87,17 @@ fn host_memory() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-pub async fn run(args: InfoArgs) -> Result<()> {
-    let checkpoint = checkpoint(&args.common).await?;
-    let config = checkpoint.config.clone();
-    let found = candidates().await;
-    let device = match args.common.adapter.as_deref() {
-        Some("cpu") => Device::cpu().info(),
+pub fn run(args: Args) -> Result<()> {
+    let opened = args.common.open()?;
+    let checkpoint = opened.checkpoint();
+    let config = opened.config();
+    let found = found();
+    let device = match adapter(args.common.adapter.as_deref()) {
+        Adapter::Cpu => Device::cpu().info(),
         _ if found.is_empty() => PORTABLE,
-        _ => found[chosen(&found, &args.common)?].info(),
+        adapter => adapter.choose(&found)?.map_or_else(|| Device::cpu().info(), |index| found[index].clone()),
     };
-    let needs = plan(&checkpoint, &config, &device).await?;
+    let needs = block_on(Footprint::of(checkpoint, config, &device))?;
     let budget = args.common.memory_budget.unwrap_or(u64::MAX);
     let text = &config.text;
     let mut kinds: BTreeMap<String, (usize, u64)> = BTreeMap::new();
@@ -105,12 +109,12 @@ pub async fn run(args: InfoArgs) -> Result<()> {
     let unknown = checkpoint.unused(|name| needs.tensors.iter().any(|t| t == name));
     let cache = |rows: u64| rows * 8 * (text.num_key_value_heads * text.head_dim * text.num_hidden_layers) as u64;
     let (mut described, mut verdicts) = (Vec::new(), Vec::new());
-    for (index, candidate) in found.iter().enumerate() {
-        described.push(format!("{index}: {}", describe(candidate)));
-        verdicts.push(Verdict::new(&checkpoint, candidate.info(), budget).await?);
+    for (index, info) in found.iter().enumerate() {
+        described.push(format!("{index}: {}", describe(info)));
+        verdicts.push(Verdict::new(checkpoint, info.clone(), budget)?);
     }
     described.push("cpu: the CPU executor".into());
-    verdicts.push(Verdict::new(&checkpoint, Device::cpu().info(), budget).await?);
+    verdicts.push(Verdict::new(checkpoint, Device::cpu().info(), budget)?);
     // In full where the budget is too little.
     let stays = needs.fit(&device, budget).unwrap_or(Residency::ALL);
     let phases = [(INTERN_VIT, &needs.vision), (CROSS, &needs.cross)];

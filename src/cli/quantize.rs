@@ -1,14 +1,46 @@
 //! `qllama quantize`.
 
-use qllama::files::source::Folder;
-use qllama::quantize::{Event, QuantizeOptions, quantize};
+use std::path::PathBuf;
+
+use pollster::block_on;
+use qllama::internals::{Event, Folder, QuantizeOptions, quantize};
 use qllama::{Error, Result};
 
-use crate::QuantizeArgs;
 use crate::common::progress_bar;
 use crate::info::size;
 
-pub async fn run(args: QuantizeArgs) -> Result<()> {
+/// Write a checkpoint with 4-bit or 8-bit weights (safetensors, compressed-tensors' pack-quantized layout).
+///
+/// Packed are the matrices of linear layers; embeddings, norms and the like stay as they are. Scales are chosen by
+/// least squared error, which is printed for each matrix. Until it is complete, the result is called DST.part; the
+/// same command goes on where an interrupted one stopped.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Folder of the checkpoint with float weights.
+    #[arg(value_name = "SRC")]
+    source: PathBuf,
+    /// Folder to write; it must not be there, or be empty.
+    #[arg(value_name = "DST")]
+    target: PathBuf,
+    /// Bits a weight.
+    #[arg(long, default_value = "4", value_parser = ["4", "8"], value_name = "4|8")]
+    bits: String,
+    /// Neighbours of a row that share a scale; `channel` is the whole row.
+    #[arg(long, default_value = "32", value_parser = ["32", "64", "128", "channel"], value_name = "32|64|128|channel")]
+    group_size: String,
+    /// Give each group a zero point of its own.
+    #[arg(long)]
+    asymmetric: bool,
+    /// Leave a module as it is: its name (`lm_head`), or `re:` and a pattern that its name begins with
+    /// (`re:vision_model`). May be given several times.
+    #[arg(long, value_name = "PATTERN")]
+    ignore: Vec<String>,
+    /// Print JSON, one object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
     let group_size = match args.group_size.as_str() {
         "channel" => None,
         number => Some(number.parse().map_err(|_| Error::Input { reason: format!("--group-size {number}") })?),
@@ -20,7 +52,7 @@ pub async fn run(args: QuantizeArgs) -> Result<()> {
     let print = |json: serde_json::Value, line: String| {
         bar.suspend(|| if args.json { println!("{json}") } else { println!("{line}") });
     };
-    let done = quantize(source, &args.target, &options, &mut |event| match event {
+    let done = block_on(quantize(source, &args.target, &options, &mut |event| match event {
         Event::Progress { bytes, total } => {
             bar.set_length(total);
             bar.set_position(bytes);
@@ -38,8 +70,7 @@ pub async fn run(args: QuantizeArgs) -> Result<()> {
             serde_json::json!({ "kept": k.name, "reason": k.reason }),
             format!("unchanged  {}: {}", k.name, k.reason),
         ),
-    })
-    .await;
+    }));
     bar.finish_and_clear();
     let done = done?;
     if args.json {

@@ -4,11 +4,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use qllama::device::Array;
-use qllama::error::printable;
-use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file};
-use qllama::model::PixelValues;
-use qllama::{Error, Result};
+use qllama::internals::{NamedTensor, TensorType, printable, read_tensor_file};
+use qllama::{Array, Error, PixelValues, Result};
 
 use crate::common::base_name;
 

@@ -1,25 +1,21 @@
 //! `qllama tokenize`.
 
-use qllama::files::gguf::Gguf;
-use qllama::text::Tokenizer;
-use qllama::{Error, Result};
+use qllama::Result;
 
-use crate::TokenizeArgs;
-use crate::common::{Files, files};
+use crate::common::Common;
 
-pub async fn run(args: TokenizeArgs) -> Result<()> {
-    let missing = |file: &str, reason: &str| Error::Io { file: file.into(), reason: reason.into() };
-    let tokenizer = match files(&args.common)? {
-        Files::Folder(source) => {
-            let bytes = qllama::files::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
-                .await?
-                .ok_or_else(|| missing("tokenizer.model", "not in the model's folder"))?;
-            Tokenizer::from_bytes("tokenizer.model", &bytes)?
-        }
-        Files::Gguf(source, name) => {
-            Gguf::open(source, &name).await?.tokenizer.ok_or_else(|| missing(&name, "it holds no tokenizer"))?
-        }
-    };
+/// Show the ids, the pieces and the decoded text of texts; needs no weights.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Texts.
+    #[arg(required = true, value_name = "TEXT")]
+    texts: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let tokenizer = args.common.tokenizer()?;
     for text in &args.texts {
         let ids = tokenizer.encode_prompt(text);
         let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.piece(id)).collect();

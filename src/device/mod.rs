@@ -3,6 +3,7 @@
 //! A [`recording::Recording`] is a plain list of dispatches over [`tensor::Tensor`]s. A [`Device`] prepares it once and
 //! plays it as often as is wanted: [`gpu`] by wgpu, [`cpu`] by each kernel's Rust reference.
 
+mod adapter;
 pub mod array;
 pub mod cpu;
 mod executor;
@@ -12,6 +13,7 @@ pub mod recording;
 mod scratch;
 pub mod tensor;
 
+pub use adapter::{Adapter, adapters};
 pub use array::Array;
 pub use executor::{Device, Plan, Pool, Reader};
 pub use info::DeviceInfo;

@@ -4,4 +4,5 @@ pub mod checkpoint;
 pub mod config;
 pub mod gguf;
 pub(crate) mod json;
+pub mod location;
 pub mod source;

@@ -127,7 +127,7 @@ impl Source for Memory {
 #[cfg(not(target_arch = "wasm32"))]
 pub use folder::Folder;
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use folder::{base_name, io_error, open_regular};
+pub(crate) use folder::{base_name, io_error, open_regular, read_file};
 
 #[cfg(not(target_arch = "wasm32"))]
 mod folder {
@@ -237,6 +237,11 @@ mod folder {
         }
         let file = File::open(path).map_err(|e| io_error(&name, &e))?;
         Ok(Some((file, found)))
+    }
+
+    /// A whole file.
+    pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
+        std::fs::read(path).map_err(|e| io_error(&base_name(path), &e))
     }
 
     /// The last part of a path, for messages.

@@ -14,6 +14,11 @@ pub enum EarlyStopping {
     Never,
 }
 
+/// Candidates that a step of beam search needs: `max(2, 1 + end ids) * beams`.
+pub fn candidates(end_ids: usize, beams: usize) -> usize {
+    (1 + end_ids).max(2) * beams
+}
+
 /// What a search is to do.
 #[derive(Clone, PartialEq, Debug)]
 pub struct BeamOptions {
@@ -30,16 +35,15 @@ pub struct BeamOptions {
 }
 
 impl BeamOptions {
-    /// Candidates that a step looks at over all beams, and so the number that it needs of each beam:
-    /// `max(2, 1 + end ids) * num_beams`.
+    /// Candidates that a step looks at over all beams, and so the number that it needs of each beam.
     pub fn candidates(&self) -> usize {
-        (1 + self.eos_token_ids.len()).max(2) * self.num_beams
+        candidates(self.eos_token_ids.len(), self.num_beams)
     }
 }
 
-/// The beams after a step.
+/// The beams that a step chose.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Step {
+pub struct Chosen {
     /// For each beam the beam that it continues, in 0..num_beams.
     pub parents: Vec<usize>,
     /// For each beam the id that it gained.
@@ -106,11 +110,6 @@ impl BeamSearch {
         &self.ids[beam]
     }
 
-    /// The sum of log-probabilities of an open beam.
-    pub fn score(&self, beam: usize) -> f32 {
-        self.scores[beam]
-    }
-
     /// One step. `candidates[beam]`: (log-probability after the processors, id), best first and the lower id first
     /// among equals, [`BeamOptions::candidates`] of them or the whole vocabulary; entries with id `u32::MAX` are
     /// padding. Equal sums prefer the lower beam and then the lower id. A search that is done gains padding.
@@ -118,11 +117,11 @@ impl BeamSearch {
     /// # Panics
     /// When there is not one list a beam, or the candidates hold fewer than `num_beams` ids that are no end ids (a
     /// vocabulary of end ids).
-    pub fn step(&mut self, candidates: &[Vec<(f32, u32)>]) -> Step {
+    pub fn step(&mut self, candidates: &[Vec<(f32, u32)>]) -> Chosen {
         let beams = self.options.num_beams;
         if self.done() {
             self.ids.iter_mut().for_each(|ids| ids.push(PAD));
-            return Step { parents: (0..beams).collect(), tokens: vec![PAD; beams], done: true };
+            return Chosen { parents: (0..beams).collect(), tokens: vec![PAD; beams], done: true };
         }
         assert_eq!(candidates.len(), beams, "one list of candidates a beam");
         let mut all: Vec<(f32, usize, u32)> = Vec::with_capacity(candidates.iter().map(Vec::len).sum());
@@ -151,7 +150,7 @@ impl BeamSearch {
         self.ids = next.iter().map(|&(_, beam, id)| [&self.ids[beam][..], &[id]].concat()).collect();
         self.scores = next.iter().map(|n| n.0).collect();
         self.ended = self.is_done(f64::from(all[0].0));
-        Step {
+        Chosen {
             parents: next.iter().map(|n| n.1).collect(),
             tokens: next.iter().map(|n| n.2).collect(),
             done: self.done(),
@@ -226,15 +225,15 @@ mod tests {
         vec![list.to_vec(); 2]
     }
 
-    fn step(parents: [usize; 2], tokens: [u32; 2], done: bool) -> Step {
-        Step { parents: parents.to_vec(), tokens: tokens.to_vec(), done }
+    fn step(parents: [usize; 2], tokens: [u32; 2], done: bool) -> Chosen {
+        Chosen { parents: parents.to_vec(), tokens: tokens.to_vec(), done }
     }
 
     #[test]
     fn the_first_step_comes_from_beam_0() {
         let mut search = BeamSearch::new(options(EarlyStopping::False));
         assert_eq!(search.step(&both(&[(-0.5, 3), (-1.0, 4), (-2.0, 5), (-3.0, 6)])), step([0, 0], [3, 4], false));
-        assert_eq!((search.ids(0), search.ids(1), search.score(1)), (&[3][..], &[4][..], -1.0));
+        assert_eq!((search.ids(0), search.ids(1), search.scores[1]), (&[3][..], &[4][..], -1.0));
         // -0.5-0.75, -1-0.25 = -1.25 twice: the lower beam first.
         let found = search.step(&[
             vec![(-0.75, 7), (-2.0, 1), (-2.0, 2), (-2.0, 3)],
@@ -284,7 +283,7 @@ mod tests {
     }
 
     /// Steps until two hypotheses of length 2 are finished, scores -0.75 and -1.0; the best sum is then -1.5.
-    fn two_finished(options: BeamOptions) -> (BeamSearch, Step) {
+    fn two_finished(options: BeamOptions) -> (BeamSearch, Chosen) {
         let mut search = BeamSearch::new(options);
         search.step(&both(&[(-0.5, 3), (-1.0, 4), (-1.1, 5), (-3.0, 6)]));
         let found = search.step(&both(&[(-1.0, EOS), (-1.25, 4), (-1.5, 5), (-3.0, 6)]));

@@ -1,5 +1,7 @@
-//! Generation: options, prompts, the steps, beam search.
+//! Generation: options, what it starts from, the steps, beam search.
 
-pub mod beams;
-pub mod prompt;
-pub mod session;
+pub(crate) mod beams;
+pub(crate) mod check;
+pub(crate) mod inputs;
+pub(crate) mod options;
+pub(crate) mod session;

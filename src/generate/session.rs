@@ -1,12 +1,14 @@
 //! Generation: the prompt once, then a token a step, chosen on the device. The step's recording, bind groups and
 //! buffers are made once; greedy search brings 4 bytes a sequence back, beams a few candidates.
 
+use std::ops::ControlFlow;
+
 use crate::device::recording::Recording;
 use crate::device::tensor::{DType, Tensor};
 use crate::device::{Device, Plan, Pool, Reader};
 use crate::error::{Error, Result};
-use crate::files::config::LlamaConfig;
-use crate::generate::beams::{BeamOptions, BeamSearch, EarlyStopping};
+use crate::generate::beams::{BeamOptions, BeamSearch, PAD, candidates};
+use crate::generate::options::Resolved;
 use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};
 use crate::ops::Rows;
 use crate::ops::attention::{Keys, Mask};
@@ -16,8 +18,8 @@ use crate::ops::cache::rope::KvCache;
 use crate::ops::logits::argmax::argmax;
 use crate::ops::logits::log_softmax::log_softmax;
 use crate::ops::logits::penalize::{Penalties, penalize};
-use crate::ops::logits::sample::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling, sample};
-use crate::ops::logits::top_k::{MAX_K, top_k};
+use crate::ops::logits::sample::sample;
+use crate::ops::logits::top_k::top_k;
 use crate::ops::rows::embed::embed;
 use crate::ops::rows::gather_rows::gather_rows;
 
@@ -37,166 +39,47 @@ pub struct Prompt<'a> {
     pub history: &'a [u32],
 }
 
-/// Hugging Face's generation options, with their names and defaults.
-#[derive(Clone, Debug)]
-pub struct GenerateOptions {
-    pub max_new_tokens: usize,
-    pub min_new_tokens: usize,
-    pub num_beams: usize,
-    /// At most `num_beams`; when sampling, sequences drawn for each prompt.
-    pub num_return_sequences: usize,
-    pub length_penalty: f32,
-    pub early_stopping: EarlyStopping,
-    pub repetition_penalty: f32,
-    pub no_repeat_ngram_size: usize,
-    pub eos_token_ids: Vec<u32>,
-    /// Draw tokens at random instead of taking the most likely.
-    pub sampling: Option<Sampling>,
-    /// Storage of cached keys and values: F32, or F16 for half the memory and less to read.
-    pub kv_cache: DType,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> GenerateOptions {
-        GenerateOptions {
-            max_new_tokens: 32,
-            min_new_tokens: 0,
-            num_beams: 1,
-            num_return_sequences: 1,
-            length_penalty: 1.0,
-            early_stopping: EarlyStopping::False,
-            repetition_penalty: 1.0,
-            no_repeat_ngram_size: 0,
-            eos_token_ids: vec![2],
-            sampling: None,
-            kv_cache: DType::F32,
-        }
-    }
-}
-
-/// Sequences that may be drawn for one prompt.
-const MAX_SEQUENCES: usize = 256;
-
-impl GenerateOptions {
-    /// Checks what does not depend on the model; see [`GenerateOptions::check_for`].
-    ///
-    /// # Errors
-    /// `E_INPUT` for a value out of range or a combination that is not supported.
-    pub fn check(&self) -> Result<()> {
-        let fail = |reason: &str| Err(Error::Input { reason: reason.into() });
-        if self.max_new_tokens == 0 {
-            return fail("max_new_tokens must be at least 1");
-        }
-        if self.min_new_tokens > self.max_new_tokens {
-            return fail("min_new_tokens must not be above max_new_tokens");
-        }
-        if self.num_beams == 0 || self.num_beams > 16 {
-            return fail("num_beams must be from 1 to 16");
-        }
-        if self.num_beams > 1 && self.sampling.is_some() {
-            return fail("num_beams above 1 together with do_sample is not supported: use one of them");
-        }
-        if (1 + self.eos_token_ids.len()).max(2) * self.num_beams > MAX_K && self.num_beams > 1 {
-            return fail("too many end ids for so many beams: (1 + end ids) * num_beams must be at most 64");
-        }
-        let most = if self.sampling.is_some() { MAX_SEQUENCES } else { self.num_beams };
-        if self.num_return_sequences == 0 || self.num_return_sequences > most {
-            let found = self.num_return_sequences;
-            return Err(Error::Input {
-                reason: format!(
-                    "num_return_sequences must be from 1 to {most}, found {found}: at most num_beams, or \
-                     {MAX_SEQUENCES} with do_sample"
-                ),
-            });
-        }
-        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return fail("repetition_penalty must be above 0");
-        }
-        if !self.length_penalty.is_finite() {
-            return fail("length_penalty must be a finite number");
-        }
-        if !matches!(self.kv_cache, DType::F32 | DType::F16) {
-            return fail("kv_cache must be F32 or F16");
-        }
-        if let Some(s) = &self.sampling {
-            if !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&s.temperature) {
-                return fail("temperature must be from 0.000001 to 1000000");
-            }
-            if !(s.top_p > 0.0 && s.top_p <= 1.0) {
-                return fail("top_p must be above 0 and at most 1");
-            }
-        }
-        Ok(())
-    }
-
-    /// What depends on the model: end ids within its vocabulary, and positions within its limit for a prompt of
-    /// `rows` rows that may be seen.
-    ///
-    /// # Errors
-    /// `E_TOKEN`, `E_CONTEXT`; `E_INPUT` for beams when every id ends a text, and for a cache in f16 with heads that it
-    /// does not take.
-    pub fn check_for(&self, config: &LlamaConfig, rows: usize) -> Result<()> {
-        let (vocab, max) = (config.vocab_size, config.max_position_embeddings);
-        if let Some(index) = self.eos_token_ids.iter().position(|&id| id as usize >= vocab) {
-            return Err(Error::Token { index, id: self.eos_token_ids[index].into(), vocab });
-        }
-        if self.num_beams > 1 && (0..vocab as u32).all(|id| self.eos_token_ids.contains(&id)) {
-            let reason =
-                format!("all {vocab} ids of the vocabulary are end ids: beam search has nothing to continue with");
-            return Err(Error::Input { reason });
-        }
-        if self.kv_cache == DType::F16 && !config.head_dim.is_multiple_of(4) {
-            let reason = format!("a cache in f16 needs heads of a multiple of 4 columns, found {}", config.head_dim);
-            return Err(Error::Input { reason });
-        }
-        // The last new token is never fed back.
-        let need = rows.saturating_add(self.max_new_tokens) - 1;
-        if need > max { Err(Error::Context { need, max }) } else { Ok(()) }
-    }
-
-    /// Sequences that run side by side for each prompt.
-    fn copies(&self) -> usize {
-        if self.sampling.is_some() { self.num_return_sequences } else { self.num_beams }
-    }
-
-    fn penalised(&self) -> bool {
-        self.repetition_penalty != 1.0 || self.no_repeat_ngram_size > 0 || self.min_new_tokens > 0
-    }
-}
-
 /// One generated sequence.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Generated {
+pub struct Sequence {
     /// New ids, the end id included where it was reached.
     pub ids: Vec<u32>,
     /// Beam search's score; 0 for greedy search and sampling.
     pub score: f32,
 }
 
-/// Generates from a prompt. `on_token` is told of each token of greedy search and sampling as `Some((row, id))`, the
-/// sequences drawn for one prompt being rows beside each other, and
-/// of each step of beam search as `None`; when it returns false, generation ends with [`Error::Aborted`].
-/// Returns `num_return_sequences` sequences for each row of the prompt, best first.
+/// What generation tells of itself while it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// Greedy search or sampling chose a token; sequences drawn for one prompt stand beside each other.
+    Token { sequence: usize, id: u32 },
+    /// Beam search took a step; what it says is known at the end only.
+    BeamStep,
+}
+
+/// Hears of each [`Event`], and may stop the generation, which then ends with [`Error::Aborted`].
+pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
+
+/// Generates from a prompt. Returns `num_return_sequences` sequences for each row of the prompt, best first.
 ///
 /// # Errors
-/// `E_INPUT` for bad options, `E_CONTEXT` when positions would go beyond the model's, `E_NONFINITE` when logits are
-/// not numbers, `E_ABORTED`, and the device's errors.
-pub async fn generate(
+/// `E_CONTEXT` when positions would go beyond the model's, `E_NONFINITE` when logits are not numbers, `E_ABORTED`, and the
+/// device's errors.
+pub(crate) async fn generate(
     model: &Qllama,
     device: &Device,
     prompt: &Prompt<'_>,
-    options: &GenerateOptions,
-    on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool,
-) -> Result<Vec<Vec<Generated>>> {
-    options.check()?;
+    options: &Resolved,
+    on_event: OnEvent<'_>,
+) -> Result<Vec<Vec<Sequence>>> {
     let mut session = Session::new(model, device, prompt, options)?;
     model.decode_dispatches.set(session.decode.plan.dispatches);
-    if options.num_beams > 1 { session.beams(on_token).await } else { session.single(on_token).await }
+    if options.num_beams > 1 { session.beams(on_event).await } else { session.single(on_event).await }
 }
 
 /// The buffers and plans of one generation.
 struct Session<'a> {
-    options: &'a GenerateOptions,
+    options: &'a Resolved,
     device: Device,
     _pool: Pool,
     /// The keys and values.
@@ -238,121 +121,26 @@ struct State {
 }
 
 impl<'a> Session<'a> {
-    fn new(model: &'a Qllama, device: &Device, prompt: &Prompt, options: &'a GenerateOptions) -> Result<Session<'a>> {
-        let (batch, prompt_rows, beams) = (prompt.batch, prompt.rows, options.copies());
-        let rows = batch * beams;
-        let new = options.max_new_tokens;
-        let capacity = prompt_rows + new;
-        let kept: Vec<usize> =
-            prompt.attention_mask.chunks(prompt_rows).map(|m| m.iter().sum::<u32>() as usize).collect();
-        options.check_for(&model.config, kept.iter().max().copied().unwrap_or(0))?;
-
-        let mut pool = device.pool();
-        let heads = model.heads();
+    fn new(model: &'a Qllama, device: &Device, prompt: &Prompt, options: &'a Resolved) -> Result<Session<'a>> {
+        let longest = prompt.lengths().max().unwrap_or(0);
+        options.check_rows(&model.config, longest)?;
+        let rows = prompt.batch * options.copies();
         // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
-        let cache_rows = batch * prompt_rows + rows * new;
+        let cache_rows = prompt.batch * prompt.rows + rows * options.max_new_tokens;
         let mut cache_pool = device.pool();
-        let cache = |_: &Layer| KvCache::alloc(&mut cache_pool, options.kv_cache, cache_rows, heads);
+        let cache = |_: &Layer| KvCache::alloc(&mut cache_pool, options.kv_cache.dtype(), cache_rows, model.heads());
         let caches = model.layers.iter().map(cache).collect::<Result<Vec<_>>>()?;
-        let own = |row: usize, t: usize| (batch * prompt_rows + row * new + t - prompt_rows) as u32;
-        let table: Vec<u32> = (0..rows)
-            .flat_map(|row| {
-                let first = row / beams * prompt_rows;
-                (0..capacity).map(move |t| if t < prompt_rows { (first + t) as u32 } else { own(row, t) })
-            })
-            .collect();
-        let slots: Vec<u32> = (0..rows).map(|row| own(row, prompt_rows)).collect();
-        let positions: Vec<u32> = (0..rows).map(|row| kept[row / beams] as u32).collect();
-        let history_rows = prompt.history.len() / batch + new;
-        let state = State {
-            rows,
-            tokens: pool.alloc(DType::U32, &[rows])?,
-            positions: pool.u32(&[rows], &positions)?,
-            slots: pool.u32(&[rows], &slots)?,
-            past: pool.u32(&[1], &[prompt_rows as u32])?,
-            table: pool.u32(&[rows, capacity], &table)?,
-            parents: pool.u32(&[rows], &(0..rows as u32).collect::<Vec<_>>())?,
-            history: pool.alloc(DType::U32, &[rows, history_rows])?,
-            lengths: pool.alloc(DType::U32, &[2])?,
-            eos: pool.u32(
-                &[options.eos_token_ids.len().max(1)],
-                if options.eos_token_ids.is_empty() { &[u32::MAX] } else { &options.eos_token_ids },
-            )?,
-        };
-        let padded = prompt.attention_mask.contains(&0);
-        let prompt_mask = padded.then(|| pool.u32(&[batch, prompt_rows], prompt.attention_mask)).transpose()?;
-        let decode_mask: Vec<u32> = (0..rows)
-            .flat_map(|row| {
-                let of_prompt = &prompt.attention_mask[row / beams * prompt_rows..][..prompt_rows];
-                of_prompt.iter().copied().chain(std::iter::repeat_n(1, new))
-            })
-            .collect();
-        let decode_mask = padded.then(|| pool.u32(&[rows, capacity], &decode_mask)).transpose()?;
-
-        let mut r = Recording::new();
-        let prompt_positions: Vec<u32> = prompt
-            .attention_mask
-            .chunks(prompt_rows)
-            .flat_map(|mask| {
-                mask.iter().scan(0, |ones, &m| {
-                    *ones += m;
-                    Some(if m == 0 { 1 } else { *ones - 1 })
-                })
-            })
-            .collect();
-        let all = batch * prompt_rows;
-        let pass = Pass {
-            embeddings: prompt.embeddings,
-            batch,
-            rows: prompt_rows,
-            positions: pool.u32(&[all], &prompt_positions)?,
-            slots: pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?,
-            caches: &caches,
-            keys: Keys::Rows { count: prompt_rows, batches: batch },
-            mask: Mask::Causal { attention_mask: prompt_mask, zero_queries: prompt.zero_queries },
-            cross: prompt.cross,
-        };
-        let passed = model.record(&mut r, &pass, &Observed::default());
-        let last: Vec<u32> = (0..batch).map(|b| ((b + 1) * prompt_rows - 1) as u32).collect();
-        let last = pool.u32(&[batch], &last)?;
-        let hidden = gather_rows(&mut r, passed.last_hidden_state, last);
-        let mut logits = model.logits(&mut r, hidden);
-        if beams > 1 {
-            let each = pool.u32(&[rows], &(0..rows).map(|row| (row / beams) as u32).collect::<Vec<_>>())?;
-            logits = gather_rows(&mut r, logits, each);
-        }
-        let chosen = state.choose(&mut r, logits, options, &mut pool)?;
-        let prefill = Step { plan: device.prepare(&r)?, chosen };
-
-        let mut r = Recording::new();
-        if options.num_beams > 1 {
-            reorder(&mut r, state.table, state.parents, state.past, prompt_rows, beams);
-        }
-        let x = r.scratch_f32(&[rows, model.config.hidden_size]);
-        embed(&mut r, &model.embed_tokens, state.tokens, x, Rows::all(x));
-        let pass = Pass {
-            embeddings: x,
-            batch: rows,
-            rows: 1,
-            positions: state.positions,
-            slots: state.slots,
-            caches: &caches,
-            keys: Keys::Cached { table: state.table, past: state.past },
-            mask: Mask::Causal { attention_mask: decode_mask, zero_queries: 0 },
-            cross: None,
-        };
-        let passed = model.record(&mut r, &pass, &Observed::default());
-        let logits = model.logits(&mut r, passed.last_hidden_state);
-        advance(&mut r, state.table, state.past, state.positions, state.slots);
-        let chosen = state.choose(&mut r, logits, options, &mut pool)?;
-        let decode = Step { plan: device.prepare(&r)?, chosen };
+        let mut pool = device.pool();
+        let state = State::new(&mut pool, prompt, options)?;
+        let prefill = state.prefill(model, device, &mut pool, prompt, &caches, options)?;
+        let decode = state.decode(model, device, &mut pool, prompt, &caches, options)?;
         let reader = device.reader(decode.chosen.iter().map(|t| t.size_bytes()).sum())?;
         Ok(Session {
             options,
             device: device.clone(),
             _pool: pool,
             _caches: cache_pool,
-            batch,
+            batch: prompt.batch,
             state,
             prefill,
             decode,
@@ -362,7 +150,7 @@ impl<'a> Session<'a> {
     }
 
     /// Greedy search and sampling.
-    async fn single(&mut self, on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool) -> Result<Vec<Vec<Generated>>> {
+    async fn single(&mut self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
         let rows = self.state.rows;
         let mut ids: Vec<Vec<u32>> = vec![Vec::new(); rows];
         let mut open = vec![true; rows];
@@ -375,10 +163,10 @@ impl<'a> Session<'a> {
                     return Err(not_finite(step));
                 }
                 // A finished row goes on with padding, which nobody is told of.
-                ids[row].push(if open[row] { id } else { 0 });
+                ids[row].push(if open[row] { id } else { PAD });
                 if open[row] {
-                    open[row] = !self.options.eos_token_ids.contains(&id);
-                    if !on_token(Some((row, id))) {
+                    open[row] = !self.options.ends(id);
+                    if on_event(Event::Token { sequence: row, id }).is_break() {
                         return Err(Error::Aborted);
                     }
                 }
@@ -388,16 +176,16 @@ impl<'a> Session<'a> {
             }
         }
         let cut = |mut ids: Vec<u32>| {
-            if let Some(end) = ids.iter().position(|id| self.options.eos_token_ids.contains(id)) {
+            if let Some(end) = ids.iter().position(|&id| self.options.ends(id)) {
                 ids.truncate(end + 1);
             }
-            Generated { ids, score: 0.0 }
+            Sequence { ids, score: 0.0 }
         };
-        let all: Vec<Generated> = ids.into_iter().map(cut).collect();
+        let all: Vec<Sequence> = ids.into_iter().map(cut).collect();
         Ok(all.chunks(rows / self.batch).map(<[_]>::to_vec).collect())
     }
 
-    async fn beams(&mut self, on_token: &mut dyn FnMut(Option<(usize, u32)>) -> bool) -> Result<Vec<Vec<Generated>>> {
+    async fn beams(&mut self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
         let beams = self.options.num_beams;
         let options = BeamOptions {
             num_beams: beams,
@@ -429,7 +217,7 @@ impl<'a> Session<'a> {
                 tokens.extend(chosen.tokens);
                 done &= chosen.done;
             }
-            if !on_token(None) {
+            if on_event(Event::BeamStep).is_break() {
                 return Err(Error::Aborted);
             }
             if done {
@@ -438,9 +226,8 @@ impl<'a> Session<'a> {
             self.device.write_all(self.state.parents, &parents)?;
             self.device.write_all(self.state.tokens, &tokens)?;
         }
-        let sequences = |search: BeamSearch| {
-            search.finish().into_iter().map(|h| Generated { ids: h.ids, score: h.score }).collect()
-        };
+        let sequences =
+            |search: BeamSearch| search.finish().into_iter().map(|h| Sequence { ids: h.ids, score: h.score }).collect();
         Ok(searches.into_iter().map(sequences).collect())
     }
 
@@ -471,15 +258,148 @@ impl<'a> Session<'a> {
     }
 }
 
+impl Prompt<'_> {
+    /// Rows of each sequence that may be seen.
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        self.attention_mask.chunks(self.rows).map(|mask| mask.iter().sum::<u32>() as usize)
+    }
+
+    /// `cumsum(mask) - 1`; masked rows get 1.
+    fn positions(&self) -> Vec<u32> {
+        let of_sequence = |mask: &[u32]| {
+            let mut ones = 0;
+            let position = |&m: &u32| {
+                ones += m;
+                if m == 0 { 1 } else { ones - 1 }
+            };
+            mask.iter().map(position).collect::<Vec<_>>()
+        };
+        self.attention_mask.chunks(self.rows).flat_map(of_sequence).collect()
+    }
+
+    fn is_padded(&self) -> bool {
+        self.attention_mask.contains(&0)
+    }
+}
+
 impl State {
-    /// Records the choice of the next tokens. Returns what the host reads of it, kept in `pool`.
-    fn choose(
+    fn new(pool: &mut Pool, prompt: &Prompt, options: &Resolved) -> Result<State> {
+        let (beams, new) = (options.copies(), options.max_new_tokens);
+        let rows = prompt.batch * beams;
+        let capacity = prompt.rows + new;
+        let lengths: Vec<usize> = prompt.lengths().collect();
+        let own = |row: usize, t: usize| (prompt.batch * prompt.rows + row * new + t - prompt.rows) as u32;
+        let key = |row: usize, t: usize| {
+            if t < prompt.rows { (row / beams * prompt.rows + t) as u32 } else { own(row, t) }
+        };
+        let table: Vec<u32> = (0..rows).flat_map(|row| (0..capacity).map(move |t| key(row, t))).collect();
+        let slots: Vec<u32> = (0..rows).map(|row| own(row, prompt.rows)).collect();
+        let positions: Vec<u32> = (0..rows).map(|row| lengths[row / beams] as u32).collect();
+        let history_rows = prompt.history.len() / prompt.batch + new;
+        // No id is that large: it stands for none.
+        let eos = if options.eos_token_ids.is_empty() { &[u32::MAX][..] } else { &options.eos_token_ids };
+        Ok(State {
+            rows,
+            tokens: pool.alloc(DType::U32, &[rows])?,
+            positions: pool.u32(&[rows], &positions)?,
+            slots: pool.u32(&[rows], &slots)?,
+            past: pool.u32(&[1], &[prompt.rows as u32])?,
+            table: pool.u32(&[rows, capacity], &table)?,
+            parents: pool.u32(&[rows], &(0..rows as u32).collect::<Vec<_>>())?,
+            history: pool.alloc(DType::U32, &[rows, history_rows])?,
+            lengths: pool.alloc(DType::U32, &[2])?,
+            eos: pool.u32(&[eos.len()], eos)?,
+        })
+    }
+
+    /// The pass over the prompt.
+    fn prefill(
         &self,
-        r: &mut Recording,
-        logits: Tensor,
-        options: &GenerateOptions,
+        model: &Qllama,
+        device: &Device,
         pool: &mut Pool,
-    ) -> Result<Vec<Tensor>> {
+        prompt: &Prompt,
+        caches: &[KvCache],
+        options: &Resolved,
+    ) -> Result<Step> {
+        let Prompt { batch, rows: prompt_rows, .. } = *prompt;
+        let all = batch * prompt_rows;
+        let mask = match prompt.is_padded() {
+            true => Some(pool.u32(&[batch, prompt_rows], prompt.attention_mask)?),
+            false => None,
+        };
+        let mut r = Recording::new();
+        let pass = Pass {
+            embeddings: prompt.embeddings,
+            batch,
+            rows: prompt_rows,
+            positions: pool.u32(&[all], &prompt.positions())?,
+            slots: pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?,
+            caches,
+            keys: Keys::Rows { count: prompt_rows, batches: batch },
+            mask: Mask::Causal { attention_mask: mask, zero_queries: prompt.zero_queries },
+            cross: prompt.cross,
+        };
+        let passed = model.record(&mut r, &pass, &Observed::default());
+        let last: Vec<u32> = (0..batch).map(|b| ((b + 1) * prompt_rows - 1) as u32).collect();
+        let last = pool.u32(&[batch], &last)?;
+        let hidden = gather_rows(&mut r, passed.last_hidden_state, last);
+        let mut logits = model.logits(&mut r, hidden);
+        let beams = self.rows / batch;
+        if beams > 1 {
+            let each: Vec<u32> = (0..self.rows).map(|row| (row / beams) as u32).collect();
+            let each = pool.u32(&[self.rows], &each)?;
+            logits = gather_rows(&mut r, logits, each);
+        }
+        let chosen = self.choose(&mut r, logits, options, pool)?;
+        Ok(Step { plan: device.prepare(&r)?, chosen })
+    }
+
+    /// The pass over one token a row, played again and again.
+    fn decode(
+        &self,
+        model: &Qllama,
+        device: &Device,
+        pool: &mut Pool,
+        prompt: &Prompt,
+        caches: &[KvCache],
+        options: &Resolved,
+    ) -> Result<Step> {
+        let beams = self.rows / prompt.batch;
+        let of_row = |row: usize| {
+            let of_prompt = &prompt.attention_mask[row / beams * prompt.rows..][..prompt.rows];
+            of_prompt.iter().copied().chain(std::iter::repeat_n(1, options.max_new_tokens))
+        };
+        let mask = match prompt.is_padded() {
+            true => Some(pool.u32(self.table.shape(), &(0..self.rows).flat_map(of_row).collect::<Vec<_>>())?),
+            false => None,
+        };
+        let mut r = Recording::new();
+        if options.num_beams > 1 {
+            reorder(&mut r, self.table, self.parents, self.past, prompt.rows, beams);
+        }
+        let x = r.scratch_f32(&[self.rows, model.config.hidden_size]);
+        embed(&mut r, &model.embed_tokens, self.tokens, x, Rows::all(x));
+        let pass = Pass {
+            embeddings: x,
+            batch: self.rows,
+            rows: 1,
+            positions: self.positions,
+            slots: self.slots,
+            caches,
+            keys: Keys::Cached { table: self.table, past: self.past },
+            mask: Mask::Causal { attention_mask: mask, zero_queries: 0 },
+            cross: None,
+        };
+        let passed = model.record(&mut r, &pass, &Observed::default());
+        let logits = model.logits(&mut r, passed.last_hidden_state);
+        advance(&mut r, self.table, self.past, self.positions, self.slots);
+        let chosen = self.choose(&mut r, logits, options, pool)?;
+        Ok(Step { plan: device.prepare(&r)?, chosen })
+    }
+
+    /// Records the choice of the next tokens. Returns what the host reads of it, kept in `pool`.
+    fn choose(&self, r: &mut Recording, logits: Tensor, options: &Resolved, pool: &mut Pool) -> Result<Vec<Tensor>> {
         let scores = if options.num_beams > 1 { log_softmax(r, logits) } else { logits };
         if options.penalised() {
             let penalties = Penalties {
@@ -490,8 +410,7 @@ impl State {
             penalize(r, scores, self.history, self.lengths, self.eos, penalties);
         }
         if options.num_beams > 1 {
-            let count = (1 + options.eos_token_ids.len()).max(2) * options.num_beams;
-            let (values, ids) = top_k(r, scores, count);
+            let (values, ids) = top_k(r, scores, candidates(options.eos_token_ids.len(), options.num_beams));
             return Ok(vec![pool.keep(r, values)?, pool.keep(r, ids)?]);
         }
         match &options.sampling {
@@ -509,34 +428,6 @@ fn not_finite(step: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::config::Config;
-
-    #[test]
-    fn beams_need_an_id_that_ends_nothing() {
-        let text = include_str!("../../tests/data/fixtures/qllama-base/config.json");
-        let mut config = Config::from_bytes("config.json", text.as_bytes()).unwrap().text;
-        config.vocab_size = 3;
-        let options = |num_beams, ends: u32| GenerateOptions {
-            num_beams,
-            eos_token_ids: (0..ends).collect(),
-            ..Default::default()
-        };
-        assert_eq!(options(3, 3).check_for(&config, 1).unwrap_err().code(), "E_INPUT");
-        options(1, 3).check_for(&config, 1).unwrap();
-
-        // One id that ends nothing is enough, as the check says: the search goes on with it in every beam.
-        options(3, 2).check_for(&config, 1).unwrap();
-        let mut search = BeamSearch::new(BeamOptions {
-            num_beams: 3,
-            num_return_sequences: 1,
-            length_penalty: 1.0,
-            early_stopping: EarlyStopping::False,
-            max_new_tokens: 4,
-            eos_token_ids: vec![0, 1],
-        });
-        let candidates = vec![vec![(-0.5, 0), (-1.0, 1), (-2.0, 2)]; 3];
-        assert_eq!(search.step(&candidates).tokens, [2, 2, 2]);
-    }
 
     /// Five beams hold the prompt's keys and values once and five times those of what they generate; all else that grows
     /// with the length is a few integers a row.

@@ -1,12 +1,16 @@
 //! Pictures to `pixel_values`: [`decode`], then a [`Preprocessor`].
 
 mod decoding;
+mod pixel_values;
 mod preprocessing;
 
 pub use decoding::decode;
+pub use pixel_values::PixelValues;
 pub use preprocessing::Preprocessor;
 
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::files::source::{base_name, read_file};
 
 /// Most pixels that a picture may have (2^26, 8192 x 8192), so that a small file cannot ask for all memory.
 pub const MAX_PIXELS: u64 = 1 << 26;
@@ -29,6 +33,32 @@ impl std::fmt::Debug for Picture {
 }
 
 impl Picture {
+    /// Reads a PNG, JPEG or WebP file and turns it upright as its EXIF data say.
+    ///
+    /// # Errors
+    /// `E_IO` where there is no such file, `E_IMAGE` where it is no such picture or too large.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Picture> {
+        Picture::open_as_stored(path.as_ref(), true)
+    }
+
+    /// As [`Picture::open`]; with `upright` false, as the file stores it.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open_as_stored(path: &std::path::Path, upright: bool) -> Result<Picture> {
+        decode(&base_name(path), &read_file(path)?, upright)
+    }
+
+    /// Decodes the bytes of a PNG, JPEG or WebP file and turns the picture upright as its EXIF data say.
+    ///
+    /// # Errors
+    /// `E_IMAGE` where it is no such picture or too large.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Picture> {
+        decode("the picture", bytes, true)
+    }
+
     /// A picture of raw pixels, three bytes each (`width * height * 3` in all), sizes in pixels.
     ///
     /// # Errors

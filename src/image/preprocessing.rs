@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::Picture;
+use super::{Picture, PixelValues};
 use crate::error::{Error, Result};
 
 /// Largest `size` or `crop_size` of a preprocessor, in pixels.
@@ -117,7 +117,7 @@ impl Preprocessor {
 
     /// The normalised pixels of a picture, [3, size, size], channels red, green, blue; in units of the standard
     /// deviations of `preprocessor_config.json`.
-    pub fn pixel_values(&self, picture: &Picture) -> Vec<f32> {
+    pub fn pixel_values(&self, picture: &Picture) -> PixelValues {
         let bytes = self.resize_and_crop(picture);
         let side = self.crop as usize;
         let mut values = Vec::with_capacity(3 * side * side);
@@ -129,7 +129,7 @@ impl Preprocessor {
             });
             values.extend(bytes.iter().skip(channel).step_by(3).map(|&byte| table[byte as usize]));
         }
-        values
+        PixelValues { batch: 1, height: side, width: side, values }
     }
 
     /// [size, size, 3] bytes: across first, then down, each rounded to bytes, as Pillow does.

@@ -105,11 +105,6 @@ impl InternVit {
         })
     }
 
-    /// Rows that a picture of `height` x `width` pixels gives: 1 + patches.
-    pub fn rows(&self, height: usize, width: usize) -> usize {
-        1 + (height / self.config.patch_size) * (width / self.config.patch_size)
-    }
-
     /// Records what stands before the layers: `pixel_values` [batch, 3, height, width] to the first layer's input
     /// [batch * rows, hidden_size]. Small tensors that depend on the picture's size go to `pool`.
     pub fn embed(&self, r: &mut Recording, pool: &mut Pool, pixel_values: Tensor) -> Result<Tensor> {

@@ -42,13 +42,6 @@ impl Default for Penalties {
     }
 }
 
-impl Penalties {
-    /// Whether [`penalize`] would leave all scores as they are, whatever the history.
-    pub fn is_none(&self) -> bool {
-        *self == Penalties::default()
-    }
-}
-
 /// Changes `scores` F32 [rows, vocab] in place: ids of the row's history lose by the repetition penalty, once however
 /// often they occur; ids that would repeat an n-gram, and end ids too early, become the lowest finite f32. Scores that
 /// are lowest already stay, and none becomes infinite.

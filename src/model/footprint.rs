@@ -67,9 +67,9 @@ impl Phase {
     }
 }
 
-/// What a checkpoint needs of a device.
+/// What a checkpoint takes of a device.
 #[derive(Clone, Debug)]
-pub struct ModelPlan {
+pub struct Footprint {
     /// Bytes of each part's weights on the device.
     pub parts: Vec<(&'static str, u64)>,
     /// Names of the tensors that the model reads.
@@ -83,7 +83,35 @@ pub struct ModelPlan {
     pub decoder_activations: u64,
 }
 
-impl ModelPlan {
+impl Footprint {
+    /// What a checkpoint takes of a device; reads no weights.
+    ///
+    /// # Errors
+    /// `E_MISSING_TENSOR`, `E_SHAPE`, `E_DTYPE` and `E_CONFIG` where the checkpoint does not fit its `config.json`, or the
+    /// kernels.
+    pub async fn of(checkpoint: &Checkpoint, config: &Config, info: &DeviceInfo) -> Result<Footprint> {
+        let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), info);
+        let mut parts = Vec::new();
+        let mut before = 0;
+        let nets = Nets::load(&mut loader, config, Residency::ALL, &mut |name, bytes| {
+            parts.push((name, bytes - before));
+            before = bytes;
+        })
+        .await?;
+        checkpoint.require(&loader.requirements)?;
+        let largest_buffer = loader.largest_buffer;
+        let tensors = loader.requirements.into_iter().map(|r| r.name).collect();
+        let activations = Activations::plan(&nets, config, info)?;
+        Ok(Footprint {
+            parts,
+            tensors,
+            largest_buffer: activations.largest.max(largest_buffer),
+            vision: nets.vision.as_ref().map_or(Phase::default(), |v| Phase::new(&v.layers, activations.vision)),
+            cross: Phase::new(&nets.cross.layers, activations.cross),
+            decoder_activations: activations.decoder,
+        })
+    }
+
     /// Bytes of all weights.
     pub fn weights(&self) -> u64 {
         self.parts.iter().map(|(_, bytes)| bytes).sum()
@@ -141,7 +169,7 @@ pub(crate) struct Heads {
 }
 
 /// The weights of a model.
-pub(crate) struct Parts {
+pub(crate) struct Nets {
     pub vision: Option<InternVit>,
     pub decoder: Qllama,
     pub cross: CrossKeyValues,
@@ -150,14 +178,14 @@ pub(crate) struct Parts {
     pub query_tokens: Option<Tensor>,
 }
 
-impl Parts {
+impl Nets {
     /// Loads, or plans to load, what stays on the device. `after_part` is told of each part with the bytes loaded so far.
     pub async fn load(
         loader: &mut Loader<'_>,
         config: &Config,
         stays: Residency,
         after_part: &mut dyn FnMut(&'static str, u64),
-    ) -> Result<Parts> {
+    ) -> Result<Nets> {
         let prefix = config.prefix();
         let text = &config.text;
         let vision = match &config.vision {
@@ -205,36 +233,8 @@ impl Parts {
             });
         }
         after_part("CLIP heads", loader.device_bytes);
-        Ok(Parts { vision, decoder, cross, heads, query_tokens })
+        Ok(Nets { vision, decoder, cross, heads, query_tokens })
     }
-}
-
-/// What a checkpoint needs of a device; reads no weights.
-///
-/// # Errors
-/// `E_MISSING_TENSOR`, `E_SHAPE`, `E_DTYPE` and `E_CONFIG` where the checkpoint does not fit its `config.json`, or the
-/// kernels.
-pub async fn plan(checkpoint: &Checkpoint, config: &Config, info: &DeviceInfo) -> Result<ModelPlan> {
-    let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), info);
-    let mut parts = Vec::new();
-    let mut before = 0;
-    let loaded = Parts::load(&mut loader, config, Residency::ALL, &mut |name, bytes| {
-        parts.push((name, bytes - before));
-        before = bytes;
-    })
-    .await?;
-    checkpoint.require(&loader.requirements)?;
-    let largest_buffer = loader.largest_buffer;
-    let tensors = loader.requirements.into_iter().map(|r| r.name).collect();
-    let activations = Activations::plan(&loaded, config, info)?;
-    Ok(ModelPlan {
-        parts,
-        tensors,
-        largest_buffer: activations.largest.max(largest_buffer),
-        vision: loaded.vision.as_ref().map_or(Phase::default(), |v| Phase::new(&v.layers, activations.vision)),
-        cross: Phase::new(&loaded.cross.layers, activations.cross),
-        decoder_activations: activations.decoder,
-    })
 }
 
 /// Bytes that a caption needs besides weights, found by recording its passes.
@@ -247,7 +247,7 @@ struct Activations {
 }
 
 impl Activations {
-    fn plan(parts: &Parts, config: &Config, info: &DeviceInfo) -> Result<Activations> {
+    fn plan(nets: &Nets, config: &Config, info: &DeviceInfo) -> Result<Activations> {
         let text = &config.text;
         if let (field, Some(dim)) = too_wide(config) {
             let rule = format!("heads of {dim} columns: attention takes at most {MAX_HEAD_DIM}");
@@ -267,7 +267,7 @@ impl Activations {
 
         let mut vision = 0;
         let mut rows = if text.cross_attention { PLANNED_ROWS } else { 0 };
-        if let Some(vit) = &parts.vision {
+        if let Some(vit) = &nets.vision {
             let grid = (vit.config.image_size / vit.config.patch_size).clamp(1, MOST_GRID);
             let side = grid * vit.config.patch_size;
             let input = f32(&[1, 3, side, side]);
@@ -290,14 +290,14 @@ impl Activations {
         let crossed = CrossStates { layers, images: 1, rows };
         let crossed_bytes = crossed.layers.iter().flatten().map(|t| bytes(*t)).sum::<u64>();
         let mut r = Recording::new();
-        for (i, layer) in parts.cross.layers.kept.iter().flatten().enumerate().filter(|(i, _)| crossing[*i]) {
-            parts.cross.record(&mut r, i, layer, seen, &crossed);
+        for (i, layer) in nets.cross.layers.kept.iter().flatten().enumerate().filter(|(i, _)| crossing[*i]) {
+            nets.cross.record(&mut r, i, layer, seen, &crossed);
         }
         let cross = states + crossed_bytes + scratch(&r);
 
         let queries = if rows > 0 { text.num_query_token } else { 0 };
         let prompt = (queries + PLANNED_PROMPT).min(text.max_position_embeddings).min(MOST_ROWS);
-        let decoder = &parts.decoder;
+        let decoder = &nets.decoder;
         let rows = prompt + PLANNED_BEAMS * PLANNED_NEW;
         let storage = KvCache::storage(info.weights, DType::F32, rows, decoder.heads());
         let cache = f32(&[rows, decoder.heads().kv_width()]).stored(storage);

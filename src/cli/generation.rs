@@ -1,0 +1,66 @@
+//! The options of generation as arguments: made of the library's list of them.
+
+use clap::builder::PossibleValue;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use qllama::{GenerateOptions, OptionField, Result, Takes};
+
+/// The options that were given: names and values.
+#[derive(Clone, Debug)]
+pub struct GenerationArgs(Vec<(&'static str, String)>);
+
+impl GenerationArgs {
+    /// # Errors
+    /// `E_INPUT` for a value of another form or out of range.
+    pub fn options(&self) -> Result<GenerateOptions> {
+        let options = GenerateOptions::parse(self.0.iter().map(|(name, value)| (*name, value.as_str())))?;
+        options.check()?;
+        Ok(options)
+    }
+}
+
+fn argument(field: &'static OptionField) -> Arg {
+    let default = match field.default {
+        "" => String::new(),
+        _ if field.takes == Takes::Flag => String::new(),
+        default => format!(" [default: {default}]"),
+    };
+    let argument = Arg::new(field.name)
+        .long(field.name.replace('_', "-"))
+        .help(format!("{}{default}", field.help))
+        .help_heading("Generation")
+        .allow_negative_numbers(true);
+    match field.takes {
+        Takes::Whole => argument.value_name("N"),
+        Takes::Number => argument.value_name("X"),
+        Takes::Ids => argument.value_name("ID,ID"),
+        Takes::Flag => argument.action(ArgAction::SetTrue).allow_negative_numbers(false),
+        Takes::OneOf(words) => argument
+            .value_parser(words.iter().map(|(word, help)| PossibleValue::new(*word).help(*help)).collect::<Vec<_>>()),
+    }
+}
+
+impl clap::Args for GenerationArgs {
+    fn augment_args(command: Command) -> Command {
+        command.args(GenerateOptions::FIELDS.iter().map(argument))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        GenerationArgs::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for GenerationArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<GenerationArgs, clap::Error> {
+        let value = |field: &OptionField| match field.takes {
+            Takes::Flag => matches.get_flag(field.name).then(|| "true".to_string()),
+            _ => matches.get_one::<String>(field.name).cloned(),
+        };
+        let given = GenerateOptions::FIELDS.iter().filter_map(|field| Some((field.name, value(field)?)));
+        Ok(GenerationArgs(given.collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        *self = GenerationArgs::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

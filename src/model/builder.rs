@@ -1,0 +1,206 @@
+//! From files to a model: which files, which adapter, how much memory.
+
+use crate::device::{Adapter, Device};
+use crate::error::Result;
+use crate::files::checkpoint::{Checkpoint, read_small};
+use crate::files::config::Config;
+use crate::files::gguf::Gguf;
+use crate::files::location::Location;
+use crate::generate::inputs::GenerateInputs;
+use crate::generate::options::{GenerateOptions, KvCacheType};
+use crate::image::Preprocessor;
+use crate::model::front::{Model, no_tokenizer};
+use crate::model::network::Network;
+use crate::text::Tokenizer;
+
+pub use crate::model::network::Progress;
+
+/// Small files of a checkpoint are refused above this size.
+const SMALL_FILE_BYTES: u64 = 32 << 20;
+/// The side of pictures where nothing tells another, in pixels: CLIP's.
+const USUAL_SIDE: u32 = 224;
+
+/// How a model is to be loaded; [`Model::builder`] makes one.
+pub struct Builder<'a> {
+    location: Result<Location>,
+    adapter: Adapter,
+    device: Option<Device>,
+    memory_budget: Option<u64>,
+    kv_cache: KvCacheType,
+    on_progress: Box<dyn FnMut(Progress) + 'a>,
+}
+
+impl<'a> Builder<'a> {
+    /// Loads from files of any kind.
+    pub fn new(location: Location) -> Builder<'a> {
+        Builder::of(Ok(location))
+    }
+
+    /// A location that was not found is told of when the files are opened.
+    pub(crate) fn of(location: Result<Location>) -> Builder<'a> {
+        Builder {
+            location,
+            adapter: Adapter::Best,
+            device: None,
+            memory_budget: None,
+            kv_cache: KvCacheType::F32,
+            on_progress: Box::new(|_| {}),
+        }
+    }
+
+    /// The adapter to run on: `cpu`, part of its name, or its number in [`adapters`](crate::adapters). The best unless
+    /// told otherwise.
+    pub fn adapter(mut self, adapter: impl Into<Adapter>) -> Builder<'a> {
+        self.adapter = adapter.into();
+        self
+    }
+
+    /// A device that is open already, in place of an adapter; its memory budget stays as it is unless one is given here.
+    pub fn device(mut self, device: &Device) -> Builder<'a> {
+        self.device = Some(device.clone());
+        self
+    }
+
+    /// The most bytes of GPU memory that the model may take, weights and activations. Where it is too little for all
+    /// weights, those that only pictures need are read again for every picture; results are the same to the bit.
+    pub fn memory_budget(mut self, bytes: u64) -> Builder<'a> {
+        self.memory_budget = Some(bytes);
+        self
+    }
+
+    /// How keys and values are stored where [`GenerateOptions`](crate::GenerateOptions) do not tell.
+    pub fn kv_cache(mut self, kv_cache: KvCacheType) -> Builder<'a> {
+        self.kv_cache = kv_cache;
+        self
+    }
+
+    /// Hears how far the loading of weights is.
+    pub fn on_progress(mut self, on_progress: impl FnMut(Progress) + 'a) -> Builder<'a> {
+        self.on_progress = Box::new(on_progress);
+        self
+    }
+
+    /// Opens the files and reads all but the weights.
+    ///
+    /// # Errors
+    /// The files'; see [`Error`](crate::Error).
+    pub async fn open_async(self) -> Result<Opened<'a>> {
+        let Builder { location, adapter, device, memory_budget, kv_cache, on_progress } = self;
+        let files = match location? {
+            Location::Folder(source) => Files::of_folder(Checkpoint::open(source).await?).await?,
+            Location::Gguf(source, name) => Files::of_gguf(Gguf::open(source, &name).await?)?,
+        };
+        Ok(Opened { files, adapter, device, memory_budget, kv_cache, on_progress })
+    }
+
+    /// Opens the files, opens the adapter and brings the weights to it. Names, shapes, types and memory are checked
+    /// before the first weight is read.
+    ///
+    /// # Errors
+    /// The files'; `E_ADAPTER` where there is no such adapter; `E_LIMIT` where the model does not fit; the device's.
+    pub async fn load_async(self) -> Result<Model> {
+        self.open_async().await?.load_async().await
+    }
+}
+
+/// A checkpoint's files but its weights.
+struct Files {
+    preprocessor: Preprocessor,
+    checkpoint: Checkpoint,
+    tokenizer: Option<Tokenizer>,
+}
+
+impl Files {
+    async fn of_folder(checkpoint: Checkpoint) -> Result<Files> {
+        let tokenizer = match checkpoint.read_small("tokenizer.model", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
+            None => None,
+        };
+        let preprocessor = match checkpoint.read_small("preprocessor_config.json", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Preprocessor::from_bytes("preprocessor_config.json", &bytes)?,
+            None => Preprocessor::new(checkpoint.config.vision.as_ref().map_or(USUAL_SIDE, |v| v.image_size as u32))?,
+        };
+        Ok(Files { preprocessor, checkpoint, tokenizer })
+    }
+
+    fn of_gguf(gguf: Gguf) -> Result<Files> {
+        let Gguf { checkpoint, tokenizer } = gguf;
+        // Pictures mean nothing to such a model.
+        Ok(Files { preprocessor: Preprocessor::new(USUAL_SIDE)?, checkpoint, tokenizer })
+    }
+}
+
+/// A checkpoint whose files were opened and whose small ones were read, before any weight was: what pictures, texts
+/// and options can be checked against before minutes are spent on loading.
+pub struct Opened<'a> {
+    files: Files,
+    adapter: Adapter,
+    device: Option<Device>,
+    memory_budget: Option<u64>,
+    kv_cache: KvCacheType,
+    on_progress: Box<dyn FnMut(Progress) + 'a>,
+}
+
+impl Opened<'_> {
+    /// The model's sizes.
+    pub fn config(&self) -> &Config {
+        &self.files.checkpoint.config
+    }
+
+    /// How pictures are made ready.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.files.preprocessor
+    }
+
+    /// Where the weights lie.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.files.checkpoint
+    }
+
+    /// # Errors
+    /// `E_IO` when the checkpoint has no tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.files.tokenizer.as_ref().ok_or_else(no_tokenizer)
+    }
+
+    /// Checks what [`Model::generate_from_async`] will be given, without the weights.
+    ///
+    /// # Errors
+    /// Its own.
+    pub fn check_generate(&self, inputs: &GenerateInputs<'_>, options: &GenerateOptions) -> Result<()> {
+        let config = self.config();
+        inputs.check(config, &options.resolve(&config.text, self.kv_cache)?).map(|_| ())
+    }
+
+    /// Opens the adapter and brings the weights to it.
+    ///
+    /// # Errors
+    /// As [`Builder::load_async`].
+    pub async fn load_async(mut self) -> Result<Model> {
+        let device = match self.device.take() {
+            Some(device) => device,
+            None => Device::open(&self.adapter).await?,
+        };
+        if let Some(bytes) = self.memory_budget {
+            device.set_memory_budget(bytes);
+        }
+        let Files { preprocessor, checkpoint, tokenizer } = self.files;
+        let network = Network::load(checkpoint, &device, &mut *self.on_progress).await?;
+        Ok(Model::new(network, preprocessor, tokenizer, self.kv_cache))
+    }
+}
+
+/// The tokenizer of a model, without anything else of it.
+///
+/// # Errors
+/// `E_IO` where there is none, `E_TOKENIZER`.
+pub async fn read_tokenizer(location: Location) -> Result<Tokenizer> {
+    let tokenizer = match location {
+        Location::Folder(source) => match read_small(&*source, "tokenizer.model", SMALL_FILE_BYTES).await? {
+            Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
+            None => None,
+        },
+        Location::Gguf(source, name) => Gguf::open(source, &name).await?.tokenizer,
+    };
+    tokenizer.ok_or_else(no_tokenizer)
+}

@@ -1,0 +1,394 @@
+//! A loaded model and its tasks: captions, match tables, embeddings, text.
+//!
+//! Here are the forms that are awaited; [`blocking`](super::blocking) has those that wait, [`builder`](super::builder)
+//! what opens a model, [`forward`](super::forward) the published forward pass.
+
+use std::ops::ControlFlow;
+
+use crate::device::{Array, DeviceInfo};
+use crate::error::{Error, Result};
+use crate::files::config::Config;
+use crate::generate::inputs::GenerateInputs;
+use crate::generate::options::{GenerateOptions, KvCacheType, Resolved};
+use crate::generate::session::{Event, Sequence};
+use crate::image::{Picture, PixelValues, Preprocessor};
+use crate::model::network::{Crossed, Network, Vision};
+use crate::ops::logits::softmax;
+use crate::text::{DecodeStream, SUMMARIZE, Tokenizer};
+
+/// The prompt that the published usage gives for captions.
+pub const CAPTION_PROMPT: &str = "English caption:";
+
+/// How a picture and a text are compared.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// InternVL-C: by embeddings of the vision encoder alone.
+    #[default]
+    C,
+    /// InternVL-G: by embeddings with QLLaMA's query tokens.
+    G,
+    /// Image-text matching: QLLaMA sees picture and text together.
+    Itm,
+}
+
+/// How a caption is written; the default is the published prompt and greedy search.
+#[derive(Clone, Debug, Default)]
+pub struct CaptionOptions {
+    /// What the caption continues; `None` is `English caption:`.
+    pub prompt: Option<String>,
+    /// How its tokens are chosen. The published usage is 5 beams and at least 8 tokens.
+    pub generate: GenerateOptions,
+}
+
+/// What was written about a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caption {
+    pub text: String,
+    /// Its ids, without the one that ended it.
+    pub ids: Vec<u32>,
+    /// Beam search's score; 0 otherwise.
+    pub score: f32,
+    /// The id that ended it, where one did.
+    pub end_id: Option<u32>,
+}
+
+/// What generation starts from: a text or ids, behind a picture or without one.
+#[derive(Clone, Copy, Default)]
+pub struct Prompt<'a> {
+    /// What the model looks at: its query tokens stand before the text.
+    pub picture: Option<&'a Picture>,
+    pub text: Option<&'a str>,
+    /// In place of `text`: ids as they stand, no BOS added.
+    pub ids: Option<&'a [u32]>,
+}
+
+impl<'a> From<&'a str> for Prompt<'a> {
+    fn from(text: &'a str) -> Prompt<'a> {
+        Prompt { text: Some(text), ..Default::default() }
+    }
+}
+
+/// One generated sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// `None` where the model has no tokenizer.
+    pub text: Option<String>,
+    /// New ids, without the one that ended the sequence.
+    pub ids: Vec<u32>,
+    /// Beam search's score; 0 otherwise.
+    pub score: f32,
+    /// The id that ended it, where one did.
+    pub end_id: Option<u32>,
+}
+
+/// A piece of text as it is made.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Piece<'a> {
+    /// Which of the sequences: those drawn for one prompt stand beside each other.
+    pub sequence: usize,
+    /// What became final of the text; empty while a character is not whole, and without a tokenizer.
+    pub text: &'a str,
+    /// The token; `None` for the rest behind the last one, and for a step of beam search, which tells its text at the end.
+    pub id: Option<u32>,
+}
+
+/// Hears of each piece of text, and may stop the call, which then ends with [`Error::Aborted`].
+pub type OnPiece<'a> = &'a mut dyn FnMut(Piece<'_>) -> ControlFlow<()>;
+
+/// A model on a device: see the [crate's front page](crate) for what it does.
+pub struct Model {
+    network: Network,
+    preprocessor: Preprocessor,
+    tokenizer: Option<Tokenizer>,
+    kv_cache: KvCacheType,
+}
+
+impl Model {
+    pub(crate) fn new(
+        network: Network,
+        preprocessor: Preprocessor,
+        tokenizer: Option<Tokenizer>,
+        kv_cache: KvCacheType,
+    ) -> Model {
+        Model { network, preprocessor, tokenizer, kv_cache }
+    }
+
+    /// The model's sizes.
+    pub fn config(&self) -> &Config {
+        &self.network.config
+    }
+
+    /// What it runs on.
+    pub fn device_info(&self) -> DeviceInfo {
+        self.network.device().info()
+    }
+
+    /// Bytes of GPU memory held now, and the most there ever were.
+    pub fn memory(&self) -> (u64, u64) {
+        self.network.device().memory()
+    }
+
+    /// How pictures are made ready.
+    pub fn preprocessor(&self) -> &Preprocessor {
+        &self.preprocessor
+    }
+
+    /// # Errors
+    /// `E_IO` when the checkpoint has no tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
+    }
+
+    /// The passes over tensors, for callers that make their own.
+    #[doc(hidden)]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The options as this model takes them.
+    pub(crate) fn resolve(&self, options: &GenerateOptions) -> Result<Resolved> {
+        options.resolve(&self.network.config.text, self.kv_cache)
+    }
+
+    /// A picture as InternViT takes it.
+    pub fn pixel_values(&self, picture: &Picture) -> PixelValues {
+        self.preprocessor.pixel_values(picture)
+    }
+
+    /// A picture's keys and values for cross-attention.
+    async fn cross(&self, pixels: &PixelValues) -> Result<Crossed> {
+        let vision = self.network.vision(pixels).await?;
+        self.network.cross_states(&vision).await
+    }
+
+    /// As [`Model::caption`], to be awaited; the only form in browsers.
+    ///
+    /// # Errors
+    /// As [`Model::generate_async`].
+    pub async fn caption_async(&self, picture: &Picture, options: &CaptionOptions) -> Result<Caption> {
+        self.caption_with_async(picture, options, &mut |_| ControlFlow::Continue(())).await
+    }
+
+    /// As [`Model::caption_with`], to be awaited.
+    ///
+    /// # Errors
+    /// As [`Model::generate_async`].
+    pub async fn caption_with_async(
+        &self,
+        picture: &Picture,
+        options: &CaptionOptions,
+        on_piece: OnPiece<'_>,
+    ) -> Result<Caption> {
+        self.tokenizer()?;
+        let text = options.prompt.as_deref().unwrap_or(CAPTION_PROMPT);
+        let prompt = Prompt { picture: Some(picture), text: Some(text), ids: None };
+        let best = self.generate_with_async(&prompt, &options.generate, on_piece).await?.swap_remove(0);
+        let text = best.text.expect("there is a tokenizer");
+        Ok(Caption { text, ids: best.ids, score: best.score, end_id: best.end_id })
+    }
+
+    /// As [`Model::generate`], to be awaited.
+    ///
+    /// # Errors
+    /// `E_INPUT` for options that are wrong and for a prompt that is empty, `E_TOKEN`, `E_CONTEXT`, `E_STATE` for a
+    /// picture where the model has no InternViT, `E_IO` for text where it has no tokenizer, all before anything runs;
+    /// `E_NONFINITE` for logits that are not numbers; the device's errors.
+    pub async fn generate_async(&self, prompt: &Prompt<'_>, options: &GenerateOptions) -> Result<Vec<Generation>> {
+        self.generate_with_async(prompt, options, &mut |_| ControlFlow::Continue(())).await
+    }
+
+    /// As [`Model::generate_with`], to be awaited.
+    ///
+    /// # Errors
+    /// As [`Model::generate_async`]; `E_ABORTED` where `on_piece` broke off.
+    pub async fn generate_with_async(
+        &self,
+        prompt: &Prompt<'_>,
+        options: &GenerateOptions,
+        on_piece: OnPiece<'_>,
+    ) -> Result<Vec<Generation>> {
+        let ids: Vec<i64> = match (prompt.text, prompt.ids) {
+            (Some(_), Some(_)) => {
+                return Err(Error::Input { reason: "give either a text or ids to continue, not both".into() });
+            }
+            (Some(text), None) => self.tokenizer()?.encode_prompt(text).into_iter().map(i64::from).collect(),
+            (None, ids) => ids.unwrap_or_default().iter().map(|&id| id.into()).collect(),
+        };
+        let mut inputs = GenerateInputs::default();
+        if !ids.is_empty() {
+            inputs.input_ids = Some(Array::new(&[1, ids.len()], ids));
+        }
+        inputs.pixel_values = prompt.picture.map(|picture| self.pixel_values(picture));
+        self.generate_from_async(&inputs, options, on_piece).await
+    }
+
+    /// Generates from tensors: a sequence of its own for each row of the batch, `num_return_sequences` for each, best
+    /// first, one behind the other.
+    ///
+    /// # Errors
+    /// Those of [`Model::generate_async`]; `E_INPUT_SHAPE` for tensors of other shapes.
+    pub async fn generate_from_async(
+        &self,
+        inputs: &GenerateInputs<'_>,
+        options: &GenerateOptions,
+        on_piece: OnPiece<'_>,
+    ) -> Result<Vec<Generation>> {
+        let options = self.resolve(options)?;
+        let mut streams = Streams { tokenizer: self.tokenizer.as_ref(), texts: Vec::new() };
+        let on_event = &mut |event| match event {
+            Event::Token { id, .. } if options.ends(id) => ControlFlow::Continue(()),
+            Event::Token { sequence, id } => {
+                on_piece(Piece { sequence, text: &streams.push(sequence, id), id: Some(id) })
+            }
+            Event::BeamStep => on_piece(Piece { sequence: 0, text: "", id: None }),
+        };
+        let found = self.network.generate(inputs, &options, on_event).await?;
+        let all: Vec<Generation> = found.into_iter().flatten().map(|s| self.generation(s, &options)).collect();
+        for (sequence, generation) in all.iter().enumerate() {
+            let rest = match options.num_beams {
+                1 => streams.finish(sequence),
+                _ => generation.text.clone().unwrap_or_default(),
+            };
+            // What is said here changes nothing any more.
+            if !rest.is_empty() && on_piece(Piece { sequence, text: &rest, id: None }).is_break() {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    fn generation(&self, found: Sequence, options: &Resolved) -> Generation {
+        let ids = options.without_ends(&found.ids);
+        let text = self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&ids));
+        let end_id = found.ids.last().copied().filter(|&id| options.ends(id));
+        Generation { text, ids, score: found.score, end_id }
+    }
+
+    /// As [`Model::match_texts`], to be awaited.
+    ///
+    /// # Errors
+    /// As [`Model::match_with_async`].
+    pub async fn match_texts_async(
+        &self,
+        pictures: &[Picture],
+        texts: &[impl AsRef<str>],
+        mode: Mode,
+    ) -> Result<Vec<Vec<f32>>> {
+        let texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
+        let matcher = self.matcher_async(&texts, mode).await?;
+        let mut rows = Vec::with_capacity(pictures.len());
+        for picture in pictures {
+            rows.push(matcher.row_async(picture).await?);
+        }
+        Ok(rows)
+    }
+
+    /// Texts to compare pictures with, one by one.
+    ///
+    /// # Errors
+    /// `E_INPUT` without texts; `E_STATE` where the checkpoint lacks the heads; `E_IO` without a tokenizer; the device's.
+    pub async fn matcher_async(&self, texts: &[&str], mode: Mode) -> Result<Matcher<'_>> {
+        if texts.is_empty() {
+            return Err(Error::Input { reason: "give at least one text to compare with".into() });
+        }
+        let prefix = if mode == Mode::Itm { "" } else { SUMMARIZE };
+        let tokenizer = self.tokenizer()?;
+        let ids: Vec<u32> = texts.iter().flat_map(|t| tokenizer.encode_text(&format!("{prefix}{t}"))).collect();
+        let embeddings = match mode {
+            Mode::Itm => Vec::new(),
+            Mode::C | Mode::G => self.network.embed_text(&ids, texts.len()).await?,
+        };
+        Ok(Matcher { model: self, mode, count: texts.len(), ids, embeddings })
+    }
+
+    /// As [`Model::embed_picture`], to be awaited.
+    ///
+    /// # Errors
+    /// `E_STATE` where the checkpoint lacks the heads; `E_INPUT` for [`Mode::Itm`]; the device's.
+    pub async fn embed_picture_async(&self, picture: &Picture, mode: Mode) -> Result<Vec<f32>> {
+        let vision = self.network.vision(&self.pixel_values(picture)).await?;
+        self.embed_vision(&vision, mode).await
+    }
+
+    async fn embed_vision(&self, vision: &Vision, mode: Mode) -> Result<Vec<f32>> {
+        match mode {
+            Mode::C => self.network.embed_images_c(vision).await,
+            Mode::G => self.network.embed_images_g(vision, &self.network.cross_states(vision).await?).await,
+            Mode::Itm => {
+                let reason = "image-text matching compares pairs: a picture alone has no embedding there".into();
+                Err(Error::Input { reason })
+            }
+        }
+    }
+
+    /// As [`Model::embed_text`], to be awaited.
+    ///
+    /// # Errors
+    /// `E_STATE` where the checkpoint lacks the heads; `E_IO` without a tokenizer; the device's.
+    pub async fn embed_text_async(&self, text: &str) -> Result<Vec<f32>> {
+        let ids = self.tokenizer()?.encode_text(&format!("{SUMMARIZE}{text}"));
+        self.network.embed_text(&ids, 1).await
+    }
+}
+
+/// Texts made ready to be compared with pictures.
+pub struct Matcher<'a> {
+    model: &'a Model,
+    mode: Mode,
+    count: usize,
+    ids: Vec<u32>,
+    embeddings: Vec<f32>,
+}
+
+impl Matcher<'_> {
+    /// A picture's probabilities over the texts, which sum to 1; with [`Mode::Itm`] each pair's own.
+    ///
+    /// # Errors
+    /// `E_STATE` where the checkpoint lacks the heads, `E_NONFINITE`; the device's.
+    pub async fn row_async(&self, picture: &Picture) -> Result<Vec<f32>> {
+        self.row_of_pixels_async(&self.model.pixel_values(picture)).await
+    }
+
+    /// As [`Matcher::row_async`], for a picture that was made ready before.
+    ///
+    /// # Errors
+    /// As [`Matcher::row_async`].
+    pub async fn row_of_pixels_async(&self, pixels: &PixelValues) -> Result<Vec<f32>> {
+        let Matcher { model, mode, count, ids, embeddings } = self;
+        let network = &model.network;
+        if *mode == Mode::Itm {
+            let crossed = model.cross(pixels).await?;
+            let logits = network.itm(&[&crossed], ids, *count).await?;
+            return Ok(logits.chunks(2).map(|pair| softmax(pair)[1]).collect());
+        }
+        let picture = model.embed_vision(&network.vision(pixels).await?, *mode).await?;
+        Ok(softmax(&network.logits_per_image(&picture, embeddings)?))
+    }
+}
+
+/// The texts of several sequences, decoded as their tokens come.
+struct Streams<'a> {
+    tokenizer: Option<&'a Tokenizer>,
+    texts: Vec<DecodeStream>,
+}
+
+impl Streams<'_> {
+    /// What became final of a sequence's text by a token.
+    fn push(&mut self, sequence: usize, id: u32) -> String {
+        let Some(tokenizer) = self.tokenizer else { return String::new() };
+        while self.texts.len() <= sequence {
+            self.texts.push(tokenizer.decode_stream());
+        }
+        self.texts[sequence].push(id)
+    }
+
+    /// What waited for the rest of a character.
+    fn finish(&mut self, sequence: usize) -> String {
+        self.texts.get_mut(sequence).map(DecodeStream::finish).unwrap_or_default()
+    }
+}
+
+pub(crate) fn no_tokenizer() -> Error {
+    let reason = "not in the checkpoint's folder, and texts need it".into();
+    Error::Io { file: "tokenizer.model".into(), reason }
+}
