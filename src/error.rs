@@ -1,6 +1,8 @@
 //! The one error type of the crate. Every variant has a stable code (`Error::code`) that programs may match on,
 //! and a message that names the file or field, what was expected and what was found. File names are base names.
 
+use std::sync::Arc;
+
 /// What a fallible function of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -10,6 +12,13 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     #[error("{file}: {reason}")]
     Io { file: String, reason: String },
+    /// As `Io`, with what the system said.
+    #[error("{file}: {cause}")]
+    System {
+        file: String,
+        #[source]
+        cause: SystemError,
+    },
     #[error("{file}: malformed at byte {offset}: {reason}")]
     Header { file: String, offset: u64, reason: String },
     #[error("{file}: the file is cut short: {need} bytes needed, {have} found")]
@@ -51,8 +60,8 @@ pub enum Error {
     #[error("the adapter allows {have} for {name}, but {need} is needed")]
     Limit { name: String, need: u64, have: u64 },
     #[error(
-        "the memory budget (--memory-budget, memoryBudget) is {have} bytes, but {need} are needed{what}: give more, or \
-         make the weights smaller with `qllama quantize`"
+        "the memory budget is {have} bytes, but {need} are needed{what}: give more, or take a checkpoint with weights of \
+         4 or 8 bits"
     )]
     Budget { what: String, need: u64, have: u64 },
     #[error("out of memory: {asked} bytes asked for with {held} bytes held; {hint}")]
@@ -77,7 +86,7 @@ impl Error {
     /// The stable name of this kind of error.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::Io { .. } => "E_IO",
+            Error::Io { .. } | Error::System { .. } => "E_IO",
             Error::Header { .. } => "E_HEADER",
             Error::Truncated { .. } => "E_TRUNCATED",
             Error::TensorRange { .. } => "E_TENSOR_RANGE",
@@ -107,6 +116,23 @@ impl Error {
             Error::State { .. } => "E_STATE",
             Error::Aborted => "E_ABORTED",
         }
+    }
+}
+
+/// An error of the system, which all copies of an [`Error`] share.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SystemError(Arc<std::io::Error>);
+
+impl From<std::io::Error> for SystemError {
+    fn from(error: std::io::Error) -> SystemError {
+        SystemError(Arc::new(error))
+    }
+}
+
+impl PartialEq for SystemError {
+    fn eq(&self, other: &SystemError) -> bool {
+        self.0.kind() == other.0.kind() && self.0.to_string() == other.0.to_string()
     }
 }
 

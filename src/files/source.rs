@@ -150,7 +150,7 @@ mod folder {
         /// `E_IO` when there is no such folder or it is something else.
         pub fn open(path: impl AsRef<Path>) -> Result<Folder> {
             let path = path.as_ref();
-            let found = std::fs::metadata(path).map_err(|e| io_error(&base_name(path), &e))?;
+            let found = std::fs::metadata(path).map_err(|e| io_error(&base_name(path), e))?;
             if !found.is_dir() {
                 return Err(Error::Io { file: base_name(path), reason: "expected a folder, found a file".into() });
             }
@@ -197,7 +197,7 @@ mod folder {
         fn size<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Option<u64>>> {
             Box::pin(async move {
                 let Some(file) = self.file(name)? else { return Ok(None) };
-                Ok(Some(file.metadata().map_err(|e| io_error(name, &e))?.len()))
+                Ok(Some(file.metadata().map_err(|e| io_error(name, e))?.len()))
             })
         }
 
@@ -214,7 +214,7 @@ mod folder {
                         }
                         Ok(n) => done += n,
                         Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                        Err(e) => return Err(io_error(name, &e)),
+                        Err(e) => return Err(io_error(name, e)),
                     }
                 }
                 Ok(())
@@ -229,19 +229,19 @@ mod folder {
         let found = match std::fs::metadata(path) {
             Ok(found) => found,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io_error(&name, &e)),
+            Err(e) => return Err(io_error(&name, e)),
         };
         if !found.is_file() {
             let what = if found.is_dir() { "a folder" } else { "a device or pipe" };
             return Err(Error::Io { file: name, reason: format!("expected a regular file, found {what}") });
         }
-        let file = File::open(path).map_err(|e| io_error(&name, &e))?;
+        let file = File::open(path).map_err(|e| io_error(&name, e))?;
         Ok(Some((file, found)))
     }
 
     /// A whole file.
     pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-        std::fs::read(path).map_err(|e| io_error(&base_name(path), &e))
+        std::fs::read(path).map_err(|e| io_error(&base_name(path), e))
     }
 
     /// The last part of a path, for messages.
@@ -251,8 +251,8 @@ mod folder {
     }
 
     /// The system's error as ours; the system's own text names no path.
-    pub(crate) fn io_error(name: &str, error: &std::io::Error) -> Error {
-        Error::Io { file: printable(name), reason: error.to_string() }
+    pub(crate) fn io_error(name: &str, error: std::io::Error) -> Error {
+        Error::System { file: printable(name), cause: error.into() }
     }
 
     #[cfg(unix)]

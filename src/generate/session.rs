@@ -428,18 +428,26 @@ fn not_finite(step: usize) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::checkpoint::Checkpoint;
+    use crate::generate::options::{GenerateOptions, KvCacheType};
+    use crate::weights::loader::{Loader, OnBytes};
 
     /// Five beams hold the prompt's keys and values once and five times those of what they generate; all else that grows
     /// with the length is a few integers a row.
     #[test]
     fn beams_share_the_cache_of_the_prompt() {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fixtures/qllama-base");
-        let (device, folder) = (Device::cpu(), Box::new(crate::files::source::Folder::open(folder).unwrap()));
-        let model = pollster::block_on(crate::Model::load(folder, &device, &mut |_| {})).unwrap();
-        let decoder = model.decoder();
+        let device = Device::cpu();
+        let source = Box::new(crate::files::source::Folder::open(folder).unwrap());
+        let checkpoint = pollster::block_on(Checkpoint::open(source)).unwrap();
+        let config = checkpoint.config.text.clone();
+        let mut weights = device.pool();
+        let on_bytes: OnBytes = &mut |_| {};
+        let mut loader = Loader::load(&checkpoint, None, &mut weights, on_bytes);
+        let decoder = &pollster::block_on(Qllama::load(&mut loader, "", &config)).unwrap();
         let (batch, beams) = (2, 5);
         // Bytes that generation holds, and those of its caches.
-        let held = |prompt_rows: usize, new: usize, kv_cache: DType| {
+        let held = |prompt_rows: usize, new: usize, kv_cache: KvCacheType| {
             let mut pool = device.pool();
             let rows = batch * prompt_rows;
             let embeddings = pool.alloc(DType::F32, &[rows, decoder.config.hidden_size]).unwrap();
@@ -453,14 +461,15 @@ mod tests {
                 cross: None,
                 history: &history,
             };
-            let options = GenerateOptions { num_beams: beams, max_new_tokens: new, kv_cache, ..Default::default() };
+            let options = GenerateOptions { num_beams: beams, max_new_tokens: new, ..Default::default() };
+            let options = options.resolve(&config, kv_cache).unwrap();
             let before = device.memory().0;
             let session = Session::new(decoder, &device, &prompt, &options).unwrap();
             (device.memory().0 - before, session._caches.bytes())
         };
-        for kv_cache in [DType::F32, DType::F16] {
-            let a_row = (2 * decoder.layers.len() * decoder.heads().kv_width() * kv_cache.bytes()) as u64;
-            let expected = |prompt_rows: usize, new: usize| a_row * (batch * (prompt_rows + beams * new)) as u64;
+        for kv_cache in [KvCacheType::F32, KvCacheType::F16] {
+            let per_row = (2 * decoder.layers.len() * decoder.heads().kv_width() * kv_cache.dtype().bytes()) as u64;
+            let expected = |prompt_rows: usize, new: usize| per_row * (batch * (prompt_rows + beams * new)) as u64;
             let (short, long) = (held(7, 10, kv_cache), held(7, 30, kv_cache));
             assert_eq!((short.1, long.1), (expected(7, 10), expected(7, 30)));
             assert_eq!(held(9, 10, kv_cache).1, expected(9, 10));

@@ -243,7 +243,7 @@ mod tests {
         for (name, tensor) in tensors.iter() {
             let name = name.to_string();
             let picture = decode(&name, &read(&name), false).unwrap();
-            let values = preprocessor.pixel_values(&picture);
+            let values = preprocessor.pixel_values(&picture).values;
             let expected: Vec<f32> = tensor.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
             assert_eq!(tensor.shape().iter().product::<usize>(), 3 * 224 * 224);
             assert_eq!(values.len(), expected.len());
@@ -281,7 +281,7 @@ mod tests {
             let picture = Picture::from_rgb(width, height, vec![200; (width * height * 3) as usize]).unwrap();
             let bytes = preprocessor.resize_and_crop(&picture);
             assert_eq!(bytes, vec![200; 224 * 224 * 3], "{width} x {height}");
-            let values = preprocessor.pixel_values(&picture);
+            let values = preprocessor.pixel_values(&picture).values;
             assert_eq!(values.len(), 3 * 224 * 224);
             assert!((values[0] - (200.0 / 255.0 - 0.485) / 0.229).abs() < 1e-5);
         }

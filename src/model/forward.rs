@@ -318,8 +318,8 @@ impl Network {
             mask,
             cross: crossed.as_ref().map(|crossed| &crossed.states),
         };
-        let mut kept = Kept::default();
-        kept.observed = self.observe(&mut pool, inputs, checked, crossed.as_ref())?;
+        let observed = self.observe(&mut pool, inputs, checked, crossed.as_ref())?;
+        let mut kept = Kept { observed, ..Default::default() };
         let passed = self.decoder().record(&mut r, &pass, &kept.observed);
         let last = passed.last_hidden_state;
         if inputs.output_hidden_states {

@@ -47,7 +47,7 @@ impl Journal {
     /// Opens the journal in a folder; one of another source or other options is begun anew.
     pub(super) fn open(folder: &Path, fingerprint: String) -> Result<Journal> {
         let path = folder.join(JOURNAL);
-        let fail = |e: std::io::Error| io_error(JOURNAL, &e);
+        let fail = |e: std::io::Error| io_error(JOURNAL, e);
         let mut options = File::options();
         let file = options.create(true).truncate(false).read(true).append(true).open(&path).map_err(fail)?;
         if let Err(e) = file.try_lock() {
@@ -86,10 +86,10 @@ impl Journal {
     pub(super) fn save(&mut self) -> Result<()> {
         let done = self.file.write_all(self.unsaved.as_bytes()).and_then(|()| self.file.sync_data());
         self.unsaved.clear();
-        done.map_err(|e| io_error(JOURNAL, &e))
+        done.map_err(|e| io_error(JOURNAL, e))
     }
 
     pub(super) fn remove(self) -> Result<()> {
-        std::fs::remove_file(&self.path).map_err(|e| io_error(JOURNAL, &e))
+        std::fs::remove_file(&self.path).map_err(|e| io_error(JOURNAL, e))
     }
 }

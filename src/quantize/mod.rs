@@ -164,7 +164,7 @@ pub async fn quantize(
 
     let groups: Vec<Vec<NewTensor>> = jobs.iter().map(|job| outputs(job, options)).collect();
     let part = part_of(folder)?;
-    std::fs::create_dir_all(&part).map_err(|e| io_error(&base_name(&part), &e))?;
+    std::fs::create_dir_all(&part).map_err(|e| io_error(&base_name(&part), e))?;
     let config = config_json(&checkpoint, options, &ignored).await?;
     let mut journal = Journal::open(&part, fingerprint(&checkpoint, &config, &jobs).await?)?;
     if !journal.done.is_empty() {
@@ -186,7 +186,7 @@ pub async fn quantize(
     summary.files = writer.file_names().map(String::from).collect();
     writer.finish(&part)?;
     journal.save()?;
-    let write = |name: &str, bytes: &[u8]| std::fs::write(part.join(name), bytes).map_err(|e| io_error(name, &e));
+    let write = |name: &str, bytes: &[u8]| std::fs::write(part.join(name), bytes).map_err(|e| io_error(name, e));
     for name in COMPANIONS {
         if let Some(bytes) = checkpoint.read_small(name, MAX_SMALL_BYTES).await? {
             write(name, &bytes)?;
@@ -196,7 +196,7 @@ pub async fn quantize(
     journal.remove()?;
     // Where the folder is there and empty.
     let _ = std::fs::remove_dir(folder);
-    std::fs::rename(&part, folder).map_err(|e| io_error(&base_name(folder), &e))?;
+    std::fs::rename(&part, folder).map_err(|e| io_error(&base_name(folder), e))?;
     Ok(summary)
 }
 

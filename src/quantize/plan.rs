@@ -45,7 +45,7 @@ pub(super) fn plan<'a>(
     for text in &options.ignore {
         match Target::parse(text) {
             Ok(target) => targets.push((text, target, false)),
-            Err(reason) => return refuse(format!("--ignore {text}: {reason}")),
+            Err(reason) => return refuse(format!("ignore {text}: {reason}")),
         }
     }
     let mut infos: Vec<_> = checkpoint.tensors().iter().collect();
@@ -61,7 +61,7 @@ pub(super) fn plan<'a>(
             for (text, target, used) in &mut targets {
                 if target.is_for(name) {
                     *used = true;
-                    reason = Some(format!("as --ignore {text} says"));
+                    reason = Some(format!("as ignore {text} says"));
                 }
             }
             let (rows, cols) = (info.shape[0], info.shape[1]);
@@ -87,7 +87,7 @@ pub(super) fn plan<'a>(
         jobs.push(Job { info, module });
     }
     if let Some((text, ..)) = targets.iter().find(|(_, _, used)| !used) {
-        return refuse(format!("--ignore {}: no linear layer has such a name", printable(text)));
+        return refuse(format!("ignore {}: no linear layer has such a name", printable(text)));
     }
     if jobs.iter().all(|job| job.module.is_none()) {
         return refuse("there is no matrix to pack".into());

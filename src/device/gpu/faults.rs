@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
 
-pub(super) const OOM_HINT: &str = "close other programs that use the GPU, keep less there with a memory budget (--memory-budget), or \
-                        make the weights smaller with `qllama quantize`";
+pub(super) const OOM_HINT: &str = "close other programs that use the GPU, keep less there with a memory budget, or take a \
+                                   checkpoint with weights of 4 or 8 bits";
 
 /// The faults of one device.
 #[derive(Default)]

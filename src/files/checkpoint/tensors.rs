@@ -165,7 +165,7 @@ mod files {
             return Err(Error::Io { file: name, reason: "no such file".into() });
         };
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|e| io_error(&name, &e))?;
+        file.read_to_end(&mut bytes).map_err(|e| io_error(&name, e))?;
         read_tensors(&name, &bytes)
     }
 
@@ -188,10 +188,10 @@ mod files {
         hidden.push(format!(".{}.part", std::process::id()));
         let part = Part(path.with_file_name(hidden));
         safetensors::serialize_to_file(views, None, &part.0).map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(e) => io_error(&name, &e),
+            safetensors::SafeTensorError::IoError(e) => io_error(&name, e),
             e => Error::Io { file: name.clone(), reason: e.to_string() },
         })?;
-        std::fs::rename(&part.0, path).map_err(|e| io_error(&name, &e))
+        std::fs::rename(&part.0, path).map_err(|e| io_error(&name, e))
     }
 
     /// A file that is removed when this goes, unless it has got its final name.

@@ -82,7 +82,7 @@ impl CheckpointWriter {
                 file.set_len(header.len() as u64 + bytes)?;
                 Ok(file)
             };
-            let file = open().map_err(|e| io_error(&name, &e))?;
+            let file = open().map_err(|e| io_error(&name, e))?;
             writer.files.push((name, file));
             total += bytes;
         }
@@ -112,7 +112,7 @@ impl CheckpointWriter {
         assert!(offset + bytes.len() as u64 <= size, "{name}: {} bytes at {offset} of {size}", bytes.len());
         let (file_name, file) = &mut self.files[number];
         let done = file.seek(SeekFrom::Start(start + offset)).and_then(|_| file.write_all(bytes));
-        done.map_err(|e| io_error(file_name, &e))
+        done.map_err(|e| io_error(file_name, e))
     }
 
     /// Waits until all that was written is on the disk.
@@ -120,7 +120,7 @@ impl CheckpointWriter {
     /// # Errors
     /// `E_IO`.
     pub fn sync(&self) -> Result<()> {
-        self.files.iter().try_for_each(|(name, file)| file.sync_all().map_err(|e| io_error(name, &e)))
+        self.files.iter().try_for_each(|(name, file)| file.sync_all().map_err(|e| io_error(name, e)))
     }
 
     /// Ends the files and writes the index where there are several.
@@ -130,7 +130,7 @@ impl CheckpointWriter {
     pub fn finish(self, folder: &Path) -> Result<()> {
         self.sync()?;
         match self.index {
-            Some(index) => std::fs::write(folder.join(INDEX), index).map_err(|e| io_error(INDEX, &e)),
+            Some(index) => std::fs::write(folder.join(INDEX), index).map_err(|e| io_error(INDEX, e)),
             None => Ok(()),
         }
     }
