@@ -8,7 +8,7 @@ use qllama::generate::beams::{EarlyStopping, PAD};
 use qllama::generate::prompt::PromptInputs;
 use qllama::generate::session::{GenerateOptions, Generated};
 use qllama::model::{Model, Opened};
-use qllama::ops::logits::sample::Sampling;
+use qllama::ops::logits::sampling::Sampling;
 use qllama::text::DecodeStream;
 use qllama::{Error, Result};
 

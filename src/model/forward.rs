@@ -16,7 +16,7 @@ use crate::model::{Crossed, Model, check_finite};
 use crate::nets::decoder::{Observed, Pass};
 use crate::ops::Rows;
 use crate::ops::attention::{Keys, Mask};
-use crate::ops::cache::rope::KvCache;
+use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::logits::cross_entropy::cross_entropy;
 use crate::ops::rows::copy_rows::copy_rows;
 use crate::ops::rows::embed::embed;

@@ -5,4 +5,5 @@ pub mod cross_entropy;
 pub mod log_softmax;
 pub mod penalize;
 pub mod sample;
+pub mod sampling;
 pub mod top_k;
