@@ -10,8 +10,10 @@ use qllama::device::recording::Recording;
 use qllama::device::tensor::{DType, Storage, Tensor};
 use qllama::files::config::Config;
 use qllama::nets::decoder::{Layer, Observed, Pass, Qllama};
+use qllama::ops::attention::heads::Heads;
 use qllama::ops::attention::{Attention, Keys, Mask, View, attention};
-use qllama::ops::cache::rope::{Heads, KvCache, RopeTables};
+use qllama::ops::cache::kv_cache::KvCache;
+use qllama::ops::cache::rope::RopeTables;
 use qllama::weights::matrix::{Format, Matrix, Part};
 use qllama::{Device, Error, Result};
 

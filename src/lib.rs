@@ -81,7 +81,7 @@ pub use model::{
     Builder, CAPTION_PROMPT, Caption, CaptionOptions, ForwardInputs, ForwardOutputs, Generation, IGNORED_LABEL,
     Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
 };
-pub use ops::logits::sample::Sampling;
+pub use ops::logits::sampling::Sampling;
 pub use text::Tokenizer;
 
 #[cfg(feature = "demo")]
@@ -114,8 +114,10 @@ pub mod internals {
     pub use crate::model::read_tokenizer;
     pub use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};
     pub use crate::ops::Rows;
+    pub use crate::ops::attention::heads::Heads;
     pub use crate::ops::attention::{Attention, Keys, Mask, View, attention};
-    pub use crate::ops::cache::rope::{Heads, KvCache, RopeTables};
+    pub use crate::ops::cache::kv_cache::KvCache;
+    pub use crate::ops::cache::rope::RopeTables;
     pub use crate::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
     pub use crate::ops::rows::embed::embed;
     #[cfg(not(target_arch = "wasm32"))]

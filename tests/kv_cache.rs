@@ -12,7 +12,7 @@ use qllama::model::{Model, PixelValues};
 use qllama::nets::decoder::{Observed, Pass};
 use qllama::ops::Rows;
 use qllama::ops::attention::{Keys, Mask};
-use qllama::ops::cache::rope::KvCache;
+use qllama::ops::cache::kv_cache::KvCache;
 use qllama::ops::rows::embed::embed;
 
 /// Logits of a prompt's rows but the last 8, then of these one by one on top of the cache.

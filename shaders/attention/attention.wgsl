@@ -3,6 +3,11 @@
 // With PROBABILITIES, out is the softmax itself.
 // A blocked score is exactly LOWEST; where all are, the weights of all keys are exp(0): the row attends uniformly.
 
+#import shared/grid
+#import shared/floats
+#import attention/common
+#import attention/keys_in_{2}
+
 override PROBABILITIES: u32 = 0u;
 override BLOCK: u32 = 1024u;       // keys at a time, a multiple of LANES
 override LANES: u32 = 64u;
@@ -35,8 +40,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = number % p.rows;
     let head = number / p.rows % p.heads;
     let batch = number / p.rows / p.heads;
-    let head_in_k = p.k_column + head / p.heads_a_key * HEAD_DIM;
-    let head_in_v = p.v_column + head / p.heads_a_key * HEAD_DIM;
+    let head_in_k = p.k_column + head / p.heads_per_key * HEAD_DIM;
+    let head_in_v = p.v_column + head / p.heads_per_key * HEAD_DIM;
     var keys = p.capacity;
     var before = 0u;
     if CACHED == 1u {

@@ -3,6 +3,12 @@
 // invocations exchange: attention_step.wgsl does so for every key, here nothing waits until the end. 32 heads of 128 at
 // 1500 keys in f32, on Mesa's: attention_step.wgsl 17.9 ms with buffers, 11.6 ms with textures; this kernel 6.8 ms.
 
+#import shared/grid
+#import shared/floats
+#import shared/y_in_{0}
+#import attention/common
+#import attention/keys_in_textures
+
 const LANES: u32 = 8u;
 const FOURS: u32 = 32u;   // of the longest head
 
@@ -20,8 +26,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let batch = number / p.heads;
     let fours_a_piece = 1u + K_FORMAT;   // as in values
     let piece = 4u * fours_a_piece;
-    let head_in_k = (p.k_column + head / p.heads_a_key * HEAD_DIM) / piece;
-    let head_in_v = (p.v_column + head / p.heads_a_key * HEAD_DIM) / piece;
+    let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
+    let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
     var keys = p.capacity;
     var before = 0u;
     if CACHED == 1u {

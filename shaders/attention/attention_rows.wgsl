@@ -1,6 +1,11 @@
 // As attention.wgsl, an invocation a (sequence, head, 32 elements of the head, row of q), for calls of many rows: there
 // is nothing to share between lanes, so nothing waits. A key's score is made once for each 32 elements of the head.
 
+#import shared/grid
+#import shared/floats
+#import attention/common
+#import attention/keys_in_{2}
+
 override LANES: u32 = 64u;
 
 @group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, rows, heads, HEAD_DIM]
@@ -37,8 +42,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = number / p.rows % chunks * 32u;
     let head = number / p.rows / chunks % p.heads;
     let batch = number / p.rows / chunks / p.heads;
-    let head_in_k = p.k_column + head / p.heads_a_key * HEAD_DIM;
-    let head_in_v = p.v_column + head / p.heads_a_key * HEAD_DIM + first;
+    let head_in_k = p.k_column + head / p.heads_per_key * HEAD_DIM;
+    let head_in_v = p.v_column + head / p.heads_per_key * HEAD_DIM + first;
     let from_q = (batch * p.rows + row) * p.q_width + p.q_column + head * HEAD_DIM;
     var keys = p.capacity;
     var before = 0u;

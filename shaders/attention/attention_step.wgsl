@@ -10,6 +10,10 @@
 //   instead of three, and no maximum over all lanes;
 // - keys and values are loaded as 16 bytes, eight lanes beside each other: whole cache lines for GPUs.
 
+#import shared/grid
+#import shared/floats
+#import attention/common
+
 override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
 override V_FORMAT: u32 = 0u;       // the same
 
@@ -25,7 +29,7 @@ const BLOCK: u32 = 64u;
 const STRIDE: u32 = 65u;
 
 var<workgroup> products: array<f32, 520>;        // [SHARES, STRIDE]
-var<workgroup> scores: array<vec4<f32>, 16>;     // [BLOCK]
+var<workgroup> scores: array<f32, 64>;           // [BLOCK]
 var<workgroup> highests: array<f32, 8>;          // [GROUPS]
 var<workgroup> sums: array<f32, 8>;              // [GROUPS]
 var<workgroup> results: array<vec4<f32>, 256>;   // [GROUPS, 4, SHARES]
@@ -125,6 +129,11 @@ fn query_part(start: u32, share: u32, i: u32) -> vec4<f32> {
     return p.scale * vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]);
 }
 
+// A store into a component of a vector may touch all of it, so lanes store into an array.
+fn four_scores(at: u32) -> vec4<f32> {
+    return vec4(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
+}
+
 fn largest(x: vec4<f32>) -> f32 {
     return max(max(x.x, x.y), max(x.z, x.w));
 }
@@ -138,8 +147,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let head = number % p.heads;
     let batch = number / p.heads;
     let piece = select(4u, 8u, K_FORMAT == 1u);
-    let head_in_k = (p.k_column + head / p.heads_a_key * HEAD_DIM) / piece;
-    let head_in_v = (p.v_column + head / p.heads_a_key * HEAD_DIM) / piece;
+    let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
+    let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
     let k_pieces = p.k_width / piece;
     let v_pieces = p.v_width / piece;
     var keys = p.capacity;
@@ -181,10 +190,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
             score = masked(score, batch, 0u, block + lane, before);
         }
-        scores[lane / 4u][lane % 4u] = score;
+        scores[lane] = score;
         workgroupBarrier();
-        let scores_a = scores[2u * group];
-        let scores_b = scores[2u * group + 1u];
+        let scores_a = four_scores(group * SHARES);
+        let scores_b = four_scores(group * SHARES + 4u);
         let new_highest = max(highest, max(largest(scores_a), largest(scores_b)));
         let shrink = weight(highest - new_highest);
         highest = new_highest;

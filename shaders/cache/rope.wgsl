@@ -2,6 +2,8 @@
 // cache: with halves x1, x2 of a head, (x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin) (Su et al., 2021; "rotate half").
 // An invocation makes WORDS neighbouring words of the cache in each half of a head: 1, or 4 where the cache is a texture.
 
+#import cache/cache_in_{6}
+
 override PACKED: u32 = 0u;   // the cache holds: 0 f32, 1 f16
 override WORDS: u32 = 1u;
 override LANES: u32 = 256u;

@@ -2,6 +2,8 @@
 // The error function is Abramowitz and Stegun's 7.1.26 (absolute error 1.5e-7), which gives erfc, so that nothing
 // cancels for x far below 0. With f32's rounding y is within 1e-6 for |x| up to 10.
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

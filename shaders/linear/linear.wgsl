@@ -1,5 +1,8 @@
 // y = residual + layer_scale * (x W^T + bias), an invocation an output: the plain kernel, for any number of rows.
-// Sums in f32. Weights as src/matrix.rs lays them out.
+// Sums in f32. Weights as src/weights/matrix.rs lays them out.
+
+#import shared/matrix
+#import linear/output
 
 override LANES: u32 = 64u;
 

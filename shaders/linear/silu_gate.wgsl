@@ -1,5 +1,9 @@
 // y = silu(gate) * up with silu(g) = g / (1 + exp(-g)), an invocation four elements; f32.
 
+#import shared/grid
+#import shared/silu
+#import shared/y_in_{0}
+
 override LANES: u32 = 64u;
 
 struct Params {

@@ -1,6 +1,9 @@
 // out = lowest index of the largest logit, a workgroup a row; 0xffffffff where the row has a NaN or an infinity, which
 // WGSL may assume away: they are known by their bits.
 
+#import shared/grid
+#import shared/floats
+
 override LANES: u32 = 256u;
 
 struct Params {
@@ -29,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var fault = 0u;
     for (var i = lane; i < p.vocab; i += LANES) {
         let bits = logits[row * p.vocab + i];
-        fault |= u32((bits & 0x7f800000u) == 0x7f800000u);
+        fault |= u32(not_finite(bits));
         let value = bitcast<f32>(bits);
         if value > best || (value == best && i < index) {
             best = value;

@@ -1,6 +1,10 @@
 // y = log(sum(exp(logits))) - logits[label] of each row, 0 where the label is ignored; a workgroup a row.
 // The row's maximum is subtracted first; sums in f32.
 
+#import shared/grid
+#import shared/floats
+#import shared/reductions
+
 override LANES: u32 = 64u;
 
 const IGNORED: u32 = 0xffffffffu;

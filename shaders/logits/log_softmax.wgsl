@@ -1,5 +1,8 @@
 // y = x - max - ln(sum(exp(x - max))), a workgroup a row; sums in f32. Numbers that are not finite stay as they are.
 
+#import shared/grid
+#import shared/floats
+
 override LANES: u32 = 256u;
 
 struct Params {

@@ -2,6 +2,9 @@
 // the penalty, else divided by it, once an id), no repeated n-grams, minimum length. Banned scores become LOWEST and
 // nothing leaves the finite range. f32.
 
+#import shared/grid
+#import shared/floats
+
 override LANES: u32 = 256u;
 
 struct Params {

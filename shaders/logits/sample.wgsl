@@ -4,6 +4,9 @@
 // pass) finds the id that holds a given point of the sum: top-k's cut, top-p's cut, the draw.
 // The point of a draw is kept mass * u / 2^32, u = word 0 of Philox4x32-10 (Salmon et al., 2011).
 
+#import shared/grid
+#import shared/floats
+
 override LANES: u32 = 256u;      // one for each digit of eight bits
 
 struct Params {
@@ -151,8 +154,14 @@ fn find(row: u32, lane: u32, most: f32, floor: u32, counting: bool, point: vec2<
             choice = vec3(255u - lane, minus(rest, above));
         }
         let c = workgroupUniformLoad(&choice);
-        prefix[word] |= c.x << shift;
-        mask[word] |= 255u << shift;
+        // By name: HLSL's compiler knows no store into a component whose number is not a constant.
+        if word == 0u {
+            prefix.x |= c.x << shift;
+            mask.x |= 255u << shift;
+        } else {
+            prefix.y |= c.x << shift;
+            mask.y |= 255u << shift;
+        }
         rest = c.yz;
     }
     return Found(prefix.x, prefix.y, rest);
@@ -164,6 +173,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if row >= p.rows {
         return;
     }
+    if lane == 0u {
+        atomicStore(&odd, 0u);
+    }
+    workgroupBarrier();
     var most = LOWEST;
     for (var i = lane; i < p.vocab; i += LANES) {
         let bits = scores[row * p.vocab + i];

@@ -2,6 +2,9 @@
 // Radix selection on ranks of 64 bits (the value's order, then the inverted index), eight bits a pass, until all that
 // share the prefix are wanted; then the chosen ones are put in order. No arithmetic on the values: exact.
 
+#import shared/grid
+#import shared/floats
+
 override LANES: u32 = 256u;      // one for each digit of eight bits
 
 struct Params {
@@ -32,6 +35,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = group.x + group.y * GRID_X;
     if row >= p.rows {
         return;
+    }
+    // The passes below have barriers before either is used.
+    if lane == 0u {
+        atomicStore(&taken, 0u);
+        atomicStore(&odd, 0u);
     }
     let k = min(p.k, p.vocab);
     var mask = vec2(0u);
@@ -72,8 +80,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             choice = vec3(255u - lane, wanted - larger, present);
         }
         let c = workgroupUniformLoad(&choice);
-        prefix[word] |= c.x << shift;
-        mask[word] |= 255u << shift;
+        // By name: HLSL's compiler knows no store into a component whose number is not a constant.
+        if word == 0u {
+            prefix.x |= c.x << shift;
+            mask.x |= 255u << shift;
+        } else {
+            prefix.y |= c.x << shift;
+            mask.y |= 255u << shift;
+        }
         wanted = c.y;
         if c.y == c.z {
             break;

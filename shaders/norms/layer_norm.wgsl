@@ -1,6 +1,9 @@
 // y = weight * (x - mean) / sqrt(variance + eps) + bias, a workgroup a row; the variance is the mean of (x - mean)^2.
 // Statistics in f32.
 
+#import shared/grid
+#import shared/reductions
+
 override LANES: u32 = 64u;
 
 struct Params {

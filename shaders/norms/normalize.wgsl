@@ -1,5 +1,8 @@
 // y = x / ||x||_2 over each row, a workgroup a row; a row of zeros stays. Sums in f32.
 
+#import shared/grid
+#import shared/reductions
+
 override LANES: u32 = 64u;
 
 struct Params {

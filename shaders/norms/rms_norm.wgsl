@@ -1,5 +1,9 @@
 // y = weight * x * rsqrt(mean(x^2) + eps), a workgroup a row; statistics in f32.
 
+#import shared/grid
+#import shared/reductions
+#import shared/y_in_{0}
+
 override LANES: u32 = 64u;
 
 struct Params {

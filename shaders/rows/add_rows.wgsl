@@ -1,5 +1,7 @@
 // x[rows] += delta, an invocation an element; f32.
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

@@ -1,5 +1,7 @@
 // Compact row i of `to` = compact row i % from_count of `from`, an invocation an element; 32-bit words.
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

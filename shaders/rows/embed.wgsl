@@ -1,5 +1,8 @@
 // out[row of i] = table[ids[i]], a workgroup a row; rows whose id lies in another part of the table stay as they are.
-// Unpacking in f32. The table as src/matrix.rs lays weights out.
+// Unpacking in f32. The table as src/weights/matrix.rs lays weights out.
+
+#import shared/grid
+#import shared/matrix
 
 override LANES: u32 = 64u;
 

@@ -1,5 +1,7 @@
 // Row i of y = row indices[i] of x, an invocation an element; 32-bit words.
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

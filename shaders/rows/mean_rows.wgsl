@@ -1,5 +1,7 @@
 // The mean of each sequence's rows, an invocation an element; sums in f32.
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

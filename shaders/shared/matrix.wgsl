@@ -1,4 +1,8 @@
-// Reading a matrix as src/matrix.rs lays it out; matrix_buffers.wgsl or matrix_textures.wgsl tells where it lies.
+// Reading a matrix as src/weights/matrix.rs lays it out: operands 2, 3 and 4.
+// Gives: FORMAT, scale_at, offset_at, element_at, NEXT, starts_of, piece_at.
+
+#import shared/floats
+#import shared/matrix_in_{2}
 
 override FORMAT: u32 = 0u;   // 0 f32, 1 f16, 2 bf16, 4 or 8: integers of as many bits
 override SCALES: u32 = 0u;   // storage of scales: 0 f32, 1 f16, 2 bf16

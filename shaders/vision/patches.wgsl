@@ -1,6 +1,8 @@
 // Cuts pictures into square patches, an invocation an element. Rows are patches in row-major order, columns are in
 // the order of a convolution's weight [out, channels, patch, patch].
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

@@ -1,5 +1,7 @@
 // Each picture's rows: the class embedding, then its patches, plus the position embedding; an invocation an element.
 
+#import shared/grid
+
 override LANES: u32 = 64u;
 
 struct Params {

@@ -9,6 +9,7 @@ pub mod cpu;
 mod executor;
 pub mod gpu;
 mod info;
+pub mod kernel;
 pub mod recording;
 mod scratch;
 pub mod tensor;

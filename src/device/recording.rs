@@ -5,26 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::Pod;
 
+use crate::device::kernel::{Access, Kernel, Uniform};
 use crate::device::tensor::{DType, Storage, Tensor};
-
-/// One op's code: the WGSL source (`shaders/common.wgsl` is put in front of it) and the same meaning in Rust.
-///
-/// WGSL binds group 0: the operands in order, then the parameters as a uniform buffer.
-#[derive(Debug)]
-pub struct Kernel {
-    pub name: &'static str,
-    pub source: &'static str,
-    /// Computes what the shader computes, on host memory.
-    pub reference: fn(&Call),
-}
-
-/// What a shader may do with an operand.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Access {
-    Read,
-    /// Declared `read_write` in WGSL.
-    Write,
-}
 
 /// One call of a kernel.
 #[derive(Clone, Debug)]
@@ -78,8 +60,9 @@ impl Recording {
     /// Appends a dispatch. `params` is the uniform struct of the shader.
     ///
     /// # Panics
-    /// When the grid is beyond the portable 65535 workgroups a dimension: that is an error of the op.
-    pub fn dispatch<P: Pod>(
+    /// When the grid is beyond the portable 65535 workgroups a dimension, or the parameters are another kernel's: those
+    /// are errors of the op.
+    pub fn dispatch<P: Uniform>(
         &mut self,
         kernel: &'static Kernel,
         constants: &[(&'static str, f64)],
@@ -92,6 +75,7 @@ impl Recording {
             "{}: a grid of {workgroups:?} workgroups with operands {operands:?}",
             kernel.name
         );
+        assert_eq!(P::FIELDS, kernel.params, "{}: parameters", kernel.name);
         self.dispatches.push(Dispatch {
             kernel,
             constants: constants.to_vec(),

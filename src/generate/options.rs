@@ -4,7 +4,7 @@ use crate::device::tensor::DType;
 use crate::error::{Error, Result};
 use crate::files::config::LlamaConfig;
 use crate::generate::beams::{EarlyStopping, candidates};
-use crate::ops::logits::sample::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
+use crate::ops::logits::sampling::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
 use crate::ops::logits::top_k::MAX_K;
 
 /// How tokens are chosen: Hugging Face's names, rules and defaults, but for `max_new_tokens` and the seed.

@@ -16,7 +16,7 @@ use crate::nets::decoder::{CrossKeyValues, CrossStates, Observed, Pass, Qllama};
 use crate::nets::intern_vit::InternVit;
 use crate::ops::Rows;
 use crate::ops::attention::{Keys, MAX_HEAD_DIM, Mask};
-use crate::ops::cache::rope::KvCache;
+use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::rows::embed::embed;
 use crate::weights::loader::{Layers, Loader};
 use crate::weights::matrix::Matrix;

@@ -16,7 +16,7 @@ use crate::nets::decoder::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Q
 use crate::nets::intern_vit::Layer;
 use crate::ops::Rows;
 use crate::ops::attention::{Keys, Mask};
-use crate::ops::cache::rope::KvCache;
+use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::linear::{Epilogue, linear};
 use crate::ops::norms::normalize::normalize;
 use crate::ops::rows::add_rows::add_rows;

@@ -9,7 +9,8 @@ use crate::files::config::LlamaConfig;
 use crate::model::front::Model;
 use crate::model::network::Network;
 use crate::ops::Rows;
-use crate::ops::cache::rope::{Heads, KvCache};
+use crate::ops::attention::heads::Heads;
+use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::rows::copy_rows::copy_rows;
 
 /// Self-attention's keys (after RoPE) and values of the rows so far, on the device.

@@ -4,8 +4,8 @@
 use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::Result;
+use crate::ops::attention::heads::Heads;
 use crate::ops::attention::{Attention, Keys, Mask, View, attention};
-use crate::ops::cache::rope::Heads;
 use crate::ops::linear::{Epilogue, input_storage, linear};
 use crate::ops::norms::layer_norm::layer_norm;
 use crate::ops::rows::mean_rows::mean_rows;

@@ -2,38 +2,69 @@
 
 pub mod attention;
 pub mod cache;
+#[cfg(test)]
+mod checks;
+pub mod examples;
 pub mod linear;
 pub mod logits;
 pub mod norms;
+mod parts;
 pub mod roof;
 pub mod rows;
 pub mod vision;
 
-use crate::device::recording::{Access, Call};
+use crate::device::kernel::Access;
+use crate::device::recording::Call;
 use crate::device::tensor::Tensor;
+use crate::ops::examples::Op;
 use crate::weights::matrix::{Format, unpack_row};
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
 
-/// The WGSL of several files of `shaders`, one behind the other.
-macro_rules! shader {
-    ($($file:literal),+) => {
-        concat!($(include_str!(concat!("../../../shaders/", $file))),+)
-    };
-}
-pub(crate) use shader;
+/// Every kernel, under the op that chooses it: what tests walk, and whatever else needs all of them.
+pub static KERNELS: &[&Op] = &[
+    &attention::OP,
+    &cache::advance::OP,
+    &cache::reorder::OP,
+    &cache::rope::OP,
+    &linear::OP,
+    &linear::gelu::OP,
+    &linear::linear_gate::OP,
+    &linear::silu_gate::OP,
+    &linear::stage::OP,
+    &logits::argmax::OP,
+    &logits::cross_entropy::OP,
+    &logits::log_softmax::OP,
+    &logits::penalize::OP,
+    &logits::sample::OP,
+    &logits::top_k::OP,
+    &norms::layer_norm::OP,
+    &norms::normalize::OP,
+    &norms::rms_norm::OP,
+    &roof::OP,
+    &rows::add_rows::OP,
+    &rows::copy_rows::OP,
+    &rows::embed::OP,
+    &rows::gather_rows::OP,
+    &rows::mean_rows::OP,
+    &vision::patches::OP,
+    &vision::vision_embed::OP,
+];
 
-/// The kernels of an op that writes rows for a linear layer: into a buffer, or into a texture.
-macro_rules! writing_rows {
-    ($op:literal, $file:literal) => {
-        [
-            Kernel { name: $op, source: shader!("shared/y_buffers.wgsl", $file), reference },
-            Kernel { name: concat!($op, ", textures"), source: shader!("shared/y_textures.wgsl", $file), reference },
-        ]
+/// The kernel of `shaders/FOLDER/NAME.wgsl`, with the type of its parameters and its reference.
+macro_rules! kernel {
+    ($folder:literal, $name:literal, $params:ty, $reference:expr) => {
+        $crate::device::kernel::Kernel {
+            name: $name,
+            source: include_str!(concat!("../../../shaders/", $folder, "/", $name, ".wgsl")),
+            parts: $crate::ops::parts::PARTS,
+            params: <$params as $crate::device::kernel::Uniform>::FIELDS,
+            reference: $reference,
+        }
     };
 }
-pub(crate) use writing_rows;
+pub(crate) use kernel;
 
 /// An operand that is only read.
 pub(crate) fn read(tensor: Tensor) -> (Tensor, Access) {
@@ -51,7 +82,7 @@ pub(crate) fn grid(count: usize) -> [u32; 3] {
     [count.clamp(1, GRID_X as usize) as u32, count.div_ceil(GRID_X as usize).max(1) as u32, 1]
 }
 
-/// Width of the grids that [`grid`] makes; `shaders/common.wgsl` has the same number.
+/// Width of the grids that [`grid`] makes; `shaders/shared/grid.wgsl` has the same number.
 pub(crate) const GRID_X: u32 = 32768;
 
 /// Row `row` of the matrix that a kernel reads, as f32: its words, scales and offsets are operands 2, 3 and 4, and

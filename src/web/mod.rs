@@ -17,7 +17,7 @@ use crate::generate::session::{GenerateOptions, Generated};
 use crate::image::{Picture, decode};
 use crate::model::forward::{Inputs, Outputs, PastKeyValues};
 use crate::model::{Crossed, Mode, Model, PixelValues, Vision};
-use crate::ops::logits::sample::Sampling;
+use crate::ops::logits::sampling::Sampling;
 use crate::text::SUMMARIZE;
 
 /// Where the last panic's message is left for the worker, which sees only a trap.

@@ -6,7 +6,6 @@ mod memory;
 mod pipelines;
 
 pub use adapter::{Candidate, candidates};
-pub use pipelines::full_source;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use crate::device::gpu::faults::Faults;
 use crate::device::gpu::memory::{Held, Memory, check_limit};
 use crate::device::gpu::pipelines::Pipelines;
 use crate::device::info::DeviceInfo;
+use crate::device::kernel::PipelineKey;
 use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::{Error, Result};
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
 /// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
-const DISPATCHES_A_SUBMISSION: usize = 512;
+const DISPATCHES_PER_SUBMISSION: usize = 512;
 
 /// An open WebGPU device with its buffers and pipelines.
 pub struct Gpu {
@@ -91,6 +91,11 @@ impl Gpu {
         self.device.destroy();
     }
 
+    /// What the pipelines that this device has so far were made from, in no order.
+    pub fn pipelines(&self) -> Vec<PipelineKey> {
+        self.pipelines.keys()
+    }
+
     /// Why the device was lost, if it was.
     pub fn lost(&self) -> Option<String> {
         self.faults.lost()
@@ -150,9 +155,9 @@ impl Gpu {
         self.queue.write_buffer(&params_buffer, 0, &params);
         let mut steps = Vec::with_capacity(recording.dispatches.len());
         for (dispatch, offset) in recording.dispatches.iter().zip(params_at) {
-            let layout =
-                self.pipelines.layout(&dispatch.operands.iter().map(|(t, a)| (*a, t.storage)).collect::<Vec<_>>());
-            let pipeline = self.pipelines.pipeline(dispatch, &layout);
+            let key = PipelineKey::of(dispatch);
+            let layout = self.pipelines.layout(&key.operands);
+            let pipeline = self.pipelines.pipeline(key, &layout);
             let memory = self.memory.held();
             let mut entries = Vec::with_capacity(dispatch.operands.len() + 1);
             for (binding, (tensor, _)) in dispatch.operands.iter().enumerate() {
@@ -192,7 +197,7 @@ impl Gpu {
 
     pub(crate) fn run(&self, plan: &GpuPlan) -> Result<()> {
         self.faults.check()?;
-        for steps in plan.steps.chunks(DISPATCHES_A_SUBMISSION) {
+        for steps in plan.steps.chunks(DISPATCHES_PER_SUBMISSION) {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());

@@ -4,36 +4,46 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use crate::device::gpu::memory::texture_format;
-use crate::device::recording::{Access, Dispatch, Kernel};
-use crate::device::tensor::Storage;
-
-const COMMON: &str = include_str!("../../../shaders/shared/common.wgsl");
+use crate::device::kernel::{Access, Binding, Kernel, PipelineKey};
 
 /// The pipelines of one device.
 pub(super) struct Pipelines {
     device: wgpu::Device,
-    layouts: Mutex<HashMap<Vec<(Access, Storage)>, wgpu::BindGroupLayout>>,
-    pipelines: Mutex<HashMap<String, wgpu::ComputePipeline>>,
+    layouts: Mutex<HashMap<Vec<Binding>, wgpu::BindGroupLayout>>,
+    modules: Mutex<HashMap<(&'static Kernel, Vec<Binding>), wgpu::ShaderModule>>,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
 }
 
 impl Pipelines {
     pub(super) fn new(device: &wgpu::Device) -> Pipelines {
-        Pipelines { device: device.clone(), layouts: Mutex::default(), pipelines: Mutex::default() }
+        Pipelines {
+            device: device.clone(),
+            layouts: Mutex::default(),
+            modules: Mutex::default(),
+            pipelines: Mutex::default(),
+        }
     }
 
-    pub(super) fn layout(&self, operands: &[(Access, Storage)]) -> wgpu::BindGroupLayout {
+    /// What the pipelines that there are were made from.
+    pub(super) fn keys(&self) -> Vec<PipelineKey> {
+        self.pipelines.lock().unwrap().keys().cloned().collect()
+    }
+
+    pub(super) fn layout(&self, operands: &[Binding]) -> wgpu::BindGroupLayout {
         let buffer = |ty| wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
         let make = || {
-            let operands = operands.iter().map(|&(access, storage)| match (storage, access) {
-                (Storage::Buffer, _) => buffer(wgpu::BufferBindingType::Storage { read_only: access == Access::Read }),
-                (_, Access::Read) => wgpu::BindingType::Texture {
+            let operands = operands.iter().map(|&operand| match operand {
+                Binding::Buffer(access) => {
+                    buffer(wgpu::BufferBindingType::Storage { read_only: access == Access::Read })
+                }
+                Binding::Texture => wgpu::BindingType::Texture {
                     sample_type: wgpu::TextureSampleType::Uint,
                     view_dimension: wgpu::TextureViewDimension::D2,
                     multisampled: false,
                 },
-                (_, Access::Write) => wgpu::BindingType::StorageTexture {
+                Binding::WrittenTexture(texels) => wgpu::BindingType::StorageTexture {
                     access: wgpu::StorageTextureAccess::WriteOnly,
-                    format: texture_format(storage),
+                    format: texture_format(texels),
                     view_dimension: wgpu::TextureViewDimension::D2,
                 },
             });
@@ -52,37 +62,35 @@ impl Pipelines {
         self.layouts.lock().unwrap().entry(operands.to_vec()).or_insert_with(make).clone()
     }
 
-    pub(super) fn pipeline(&self, dispatch: &Dispatch, layout: &wgpu::BindGroupLayout) -> wgpu::ComputePipeline {
-        let Dispatch { kernel, constants, .. } = dispatch;
-        let access: String =
-            dispatch.operands.iter().map(|(_, a)| if *a == Access::Read { 'r' } else { 'w' }).collect();
-        let key = format!("{} {access} {constants:?}", kernel.name);
+    fn module(&self, kernel: &'static Kernel, operands: &[Binding]) -> wgpu::ShaderModule {
+        let make = || {
+            self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(kernel.name),
+                source: wgpu::ShaderSource::Wgsl(kernel.wgsl(operands).into()),
+            })
+        };
+        self.modules.lock().unwrap().entry((kernel, operands.to_vec())).or_insert_with(make).clone()
+    }
+
+    pub(super) fn pipeline(&self, key: PipelineKey, layout: &wgpu::BindGroupLayout) -> wgpu::ComputePipeline {
         if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
             return pipeline.clone();
         }
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(full_source(kernel).into()),
-        });
+        let label = Some(key.kernel.name);
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(kernel.name),
+            label,
             bind_group_layouts: &[Some(layout)],
             immediate_size: 0,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
+            label,
             layout: Some(&pipeline_layout),
-            module: &module,
+            module: &self.module(key.kernel, &key.operands),
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { constants, ..Default::default() },
+            compilation_options: wgpu::PipelineCompilationOptions { constants: &key.constants(), ..Default::default() },
             cache: None,
         });
         self.pipelines.lock().unwrap().insert(key, pipeline.clone());
         pipeline
     }
-}
-
-/// The text that makes a kernel's shader module.
-pub fn full_source(kernel: &Kernel) -> String {
-    format!("{COMMON}\n{}", kernel.source)
 }

@@ -1,19 +1,18 @@
 //! Moves the counters of a decode step to the next one, so that steps need nothing from the host.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{LANES, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{LANES, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "advance", source: include_str!("../../../shaders/cache/advance.wgsl"), reference };
+static KERNEL: Kernel = kernel!("cache", "advance", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    batch: u32,
-    capacity: u32,
+uniform! {
+    struct Params {
+        batch: u32,
+        capacity: u32,
+    }
 }
 
 /// Adds 1 to `past` (U32 `[1]`, keys in the cache) and to each of `positions` (U32 `[batch]`), and sets `slots` (U32
@@ -44,6 +43,15 @@ fn reference(call: &Call) {
     call.u32_mut(2).iter_mut().for_each(|position| *position += 1);
     let slots = &mut call.u32_mut(3);
     slots.iter_mut().zip(table.chunks(p.capacity as usize)).for_each(|(slot, row)| *slot = row[at]);
+}
+
+pub(crate) static OP: Op = Op { name: "advance", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let table = e.u32(&[5, 40], Fill::Counting);
+    let past = e.u32(&[1], Fill::Value(20));
+    let (positions, slots) = (e.u32(&[5], Fill::Value(20)), e.u32(&[5], Fill::Value(0)));
+    advance(&mut e.recording, table, past, positions, slots);
 }
 
 #[cfg(test)]

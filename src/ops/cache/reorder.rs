@@ -1,23 +1,22 @@
 //! The beams' cache follows the chosen beams: each row of an index table takes its parent's columns.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{LANES, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{LANES, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "reorder", source: include_str!("../../../shaders/cache/reorder.wgsl"), reference };
+static KERNEL: Kernel = kernel!("cache", "reorder", Params, reference);
 
 /// The most rows of a group: 16 KiB of workgroup memory hold this many for each lane.
 pub const MAX_BEAMS: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    beams: u32,
-    capacity: u32,
-    first: u32,
+uniform! {
+    struct Params {
+        beams: u32,
+        capacity: u32,
+        first: u32,
+    }
 }
 
 /// `table[row, c] = old table[parents[row], c]` for `first_column <= c < past`, in place; other columns stay.
@@ -56,6 +55,16 @@ fn reference(call: &Call) {
             table[beam * capacity + first..beam * capacity + end]
                 .copy_from_slice(&old[parent * capacity + first..parent * capacity + end]);
         }
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "reorder", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    for beams in [5, MAX_BEAMS] {
+        let (table, parents) = (e.u32(&[beams, 331], Fill::Counting), e.u32(&[beams], Fill::Below(beams as u32)));
+        let past = e.u32(&[1], Fill::Value(300));
+        reorder(&mut e.recording, table, parents, past, 97, beams);
     }
 }
 

@@ -1,30 +1,29 @@
 //! Rotary position embedding (Su et al., 2021; "rotate half") of queries and keys, and storing keys and values.
 
-use bytemuck::{Pod, Zeroable};
 use half::f16;
 
 use crate::device::Pool;
-use crate::device::recording::{Call, Kernel, Recording};
-use crate::device::tensor::{DType, MAX_TEXELS, Storage, Tensor};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
+use crate::device::tensor::{DType, Storage, Tensor};
 use crate::error::Result;
-use crate::ops::{read, shader, write};
+use crate::ops::attention::heads::Heads;
+use crate::ops::cache::kv_cache::KvCache;
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{kernel, read, write};
 
-/// Into caches in buffers, and in textures.
-static KERNELS: [Kernel; 2] = [
-    Kernel { name: "rope", source: shader!("cache/cache_buffers.wgsl", "cache/rope.wgsl"), reference },
-    Kernel { name: "rope, textures", source: shader!("cache/cache_textures.wgsl", "cache/rope.wgsl"), reference },
-];
+static KERNEL: Kernel = kernel!("cache", "rope", Params, reference);
 
 /// Lanes of a workgroup.
 const LANES: u32 = 256;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    heads: u32,
-    kv_heads: u32,
-    half: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        heads: u32,
+        kv_heads: u32,
+        half: u32,
+    }
 }
 
 /// Cosines and sines of `position * base^(-2i / head_dim)`, each F32 [positions, head_dim / 2].
@@ -48,54 +47,6 @@ impl RopeTables {
         let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
         let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
         Ok(RopeTables { cos: pool.f32(&[positions, half], &cos)?, sin: pool.f32(&[positions, half], &sin)? })
-    }
-}
-
-/// How the width of queries, keys and values is cut into heads. Query head `h` uses key head `h / (heads / kv_heads)`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Heads {
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_dim: usize,
-}
-
-impl Heads {
-    /// Columns of the queries.
-    pub fn q_width(self) -> usize {
-        self.heads * self.head_dim
-    }
-
-    /// Columns of the keys, and of the values.
-    pub fn kv_width(self) -> usize {
-        self.kv_heads * self.head_dim
-    }
-}
-
-/// One layer's keys (after RoPE) and values, each [slots, kv_heads * head_dim] of F32 or F16; F16 needs a `head_dim`
-/// that is a multiple of 4.
-#[derive(Clone, Copy, Debug)]
-pub struct KvCache {
-    pub k: Tensor,
-    pub v: Tensor,
-}
-
-impl KvCache {
-    /// The storage for `rows` rows of keys, or of values, on a device that reads from `preferred` fastest. Textures need
-    /// halves of heads that are whole 16-byte pieces.
-    pub fn storage(preferred: Storage, dtype: DType, rows: usize, heads: Heads) -> Storage {
-        let piece = 16 / dtype.bytes();
-        let whole = (heads.head_dim / 2).is_multiple_of(piece);
-        if whole && rows * heads.kv_width() / piece <= MAX_TEXELS { preferred } else { Storage::Buffer }
-    }
-
-    /// Allocates a cache of `rows` rows. What lies in textures cannot be read back.
-    ///
-    /// # Errors
-    /// Those of [`Pool::alloc`].
-    pub fn alloc(pool: &mut Pool, dtype: DType, rows: usize, heads: Heads) -> Result<KvCache> {
-        let storage = KvCache::storage(pool.device().info().weights, dtype, rows, heads);
-        let shape = [rows, heads.kv_width()];
-        Ok(KvCache { k: pool.alloc_in(storage, dtype, &shape)?, v: pool.alloc_in(storage, dtype, &shape)? })
     }
 }
 
@@ -144,13 +95,7 @@ pub fn rope_into_cache(
         write(cache.v),
     ];
     let units = (heads.heads + 2 * heads.kv_heads) * half / elements;
-    r.dispatch(
-        &KERNELS[usize::from(in_textures)],
-        &constants,
-        &operands,
-        params,
-        [(units as u32).div_ceil(LANES), rows as u32, 1],
-    );
+    r.dispatch(&KERNEL, &constants, &operands, params, [(units as u32).div_ceil(LANES), rows as u32, 1]);
     q
 }
 
@@ -189,6 +134,22 @@ fn reference(call: &Call) {
                 let start = (slots[row] as usize * kv_heads + (head - heads) % kv_heads) * head_dim;
                 turned.iter().enumerate().for_each(|(i, value)| store(words, start + i, *value));
             }
+        }
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "rope", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };
+    let qkv = e.f32(&[5, heads.q_width() + 2 * heads.kv_width()]);
+    let tables = RopeTables { cos: e.f32(&[40, 32]), sin: e.f32(&[40, 32]) };
+    let (positions, slots) = (e.u32(&[5], Fill::Below(40)), e.u32(&[5], Fill::Counting));
+    for storage in [Storage::Buffer, Storage::Pieces] {
+        for dtype in [DType::F32, DType::F16] {
+            let mut cache = || e.input_in(storage, dtype, &[8, heads.kv_width()], Fill::Value(0));
+            let cache = KvCache { k: cache(), v: cache() };
+            rope_into_cache(&mut e.recording, qkv, heads, &tables, positions, slots, cache);
         }
     }
 }

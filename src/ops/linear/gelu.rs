@@ -1,17 +1,17 @@
 //! `y = x / 2 * (1 + erf(x / sqrt(2)))`: the exact GELU (Hendrycks and Gimpel, 2016).
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel = Kernel { name: "gelu", source: include_str!("../../../shaders/linear/gelu.wgsl"), reference };
+static KERNEL: Kernel = kernel!("linear", "gelu", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
+uniform! {
+    struct Params {
+        count: u32,
+    }
 }
 
 /// GELU of each element of `x`, of any shape, to 1e-6. Returns the same shape.
@@ -54,6 +54,13 @@ fn erfc(z: f64) -> f64 {
         below = z + f64::from(n) / 2.0 / below;
     }
     gauss / below
+}
+
+pub(crate) static OP: Op = Op { name: "gelu", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let x = e.f32(&[5, 12800]);
+    gelu(&mut e.recording, x);
 }
 
 #[cfg(test)]

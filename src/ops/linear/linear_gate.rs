@@ -1,53 +1,27 @@
 //! `y = silu(x Wg^T) * (x Wu^T)`: the first half of LLaMA's MLP (Shazeer, 2020), for weights of every format.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{Storage, Tensor};
+use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{self, stage, staged};
 use crate::ops::linear::{Epilogue, Tile, dot, linear};
-use crate::ops::{read, shader, unpack_row_of, write};
+use crate::ops::{kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
 
-/// Weights, `x` and `y` in buffers, or all of them in textures.
-static KERNELS: [Kernel; 2] = [
-    Kernel {
-        name: "linear_gate",
-        source: shader!(
-            "shared/matrix_buffers.wgsl",
-            "shared/matrix.wgsl",
-            "linear/linear_x_buffers.wgsl",
-            "shared/y_buffers.wgsl",
-            "linear/linear_tile.wgsl",
-            "linear/linear_gate.wgsl"
-        ),
-        reference,
-    },
-    Kernel {
-        name: "linear_gate, textures",
-        source: shader!(
-            "shared/matrix_textures.wgsl",
-            "shared/matrix.wgsl",
-            "linear/linear_x_textures.wgsl",
-            "shared/y_textures.wgsl",
-            "linear/linear_tile.wgsl",
-            "linear/linear_gate.wgsl"
-        ),
-        reference,
-    },
-];
+static KERNEL: Kernel = kernel!("linear", "linear_gate", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    x_width: u32,
-    outputs: u32,
-    row_words: u32,
-    group: u32,
-    groups: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        x_width: u32,
+        outputs: u32,
+        row_words: u32,
+        group: u32,
+        groups: u32,
+    }
 }
 
 /// `gate_up` [2 * inner, cols] has the rows of `Wg` above those of `Wu`; `x` is [rows, cols], as
@@ -90,8 +64,7 @@ fn record(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage, tile
     let constants = [&part.constants()[..], &tile.constants(part)].concat();
     let outputs = 4 * tile.lanes / tile.team;
     let groups = [inner.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
-    let kernel = &KERNELS[usize::from(storage != Storage::Buffer)];
-    r.dispatch(kernel, &constants, &[write(y), read(x), words, scales, offsets], params, groups);
+    r.dispatch(&KERNEL, &constants, &[write(y), read(x), words, scales, offsets], params, groups);
     y
 }
 
@@ -107,6 +80,22 @@ fn reference(call: &Call) {
         for row in 0..p.rows as usize {
             let x = &x[row * p.x_width as usize..][..cols];
             y[row * width + output] = silu(dot(x, &gate)) * dot(x, &up);
+        }
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "linear_gate", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    // As in the examples of linear; in textures, the matrices of small models go to other kernels.
+    for (storage, shape, rows) in
+        [(Storage::Buffer, [20, 4096], &[1, 6, 9][..]), (Storage::Pieces, [66, 4096], &[1, 6])]
+    {
+        for gate_up in e.matrices(storage, shape) {
+            for &rows in rows {
+                let x = e.f32(&[rows, gate_up.cols]);
+                linear_gate(&mut e.recording, x, &gate_up, storage);
+            }
         }
     }
 }

@@ -5,63 +5,33 @@ pub mod linear_gate;
 pub mod silu_gate;
 pub mod stage;
 
-use bytemuck::{Pod, Zeroable};
-
 use self::stage::stage;
-use crate::device::recording::{Call, Kernel, Recording};
-use crate::device::tensor::{Storage, Tensor};
-use crate::ops::{LANES, read, shader, unpack_row_of, write};
-use crate::weights::matrix::{Matrix, Part};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
+use crate::device::tensor::{DType, Storage, Tensor};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, kernel, read, unpack_row_of, write};
+use crate::weights::matrix::{Format, Matrix, Part};
 
 /// Any groups.
-static PLAIN: Kernel = kernel(
-    "linear",
-    shader!("shared/matrix_buffers.wgsl", "shared/matrix.wgsl", "linear/linear_output.wgsl", "linear/linear.wgsl"),
-);
-static PLAIN_TEXTURES: Kernel = kernel(
-    "linear, textures",
-    shader!("shared/matrix_textures.wgsl", "shared/matrix.wgsl", "linear/linear_output.wgsl", "linear/linear.wgsl"),
-);
+static PLAIN: Kernel = kernel!("linear", "linear", Params, reference);
 /// Groups of whole 16-byte pieces.
-static TILE: Kernel = kernel(
-    "linear_tile",
-    shader!(
-        "shared/matrix_buffers.wgsl",
-        "shared/matrix.wgsl",
-        "linear/linear_x_buffers.wgsl",
-        "linear/linear_output.wgsl",
-        "linear/linear_tile.wgsl"
-    ),
-);
-static TILE_TEXTURES: Kernel = kernel(
-    "linear_tile, textures",
-    shader!(
-        "shared/matrix_textures.wgsl",
-        "shared/matrix.wgsl",
-        "linear/linear_x_textures.wgsl",
-        "linear/linear_output.wgsl",
-        "linear/linear_tile.wgsl"
-    ),
-);
+static TILE: Kernel = kernel!("linear", "linear_tile", Params, reference);
 
-const fn kernel(name: &'static str, source: &'static str) -> Kernel {
-    Kernel { name, source, reference }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    x_width: u32,
-    outputs: u32,
-    first_output: u32,
-    y_width: u32,
-    first_row: u32,
-    row_words: u32,
-    group: u32,
-    groups: u32,
-    epilogue: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        cols: u32,
+        x_width: u32,
+        outputs: u32,
+        first_output: u32,
+        y_width: u32,
+        first_row: u32,
+        row_words: u32,
+        group: u32,
+        groups: u32,
+        epilogue: u32,
+    }
 }
 
 /// What is done to the product before it is written.
@@ -224,18 +194,15 @@ impl Product {
             [epilogue.bias, epilogue.layer_scale, epilogue.residual].map(|vector| read(vector.unwrap_or(buffer)));
         let operands = [write(y), read(x), words, scales, offsets, bias, layer_scale, residual];
         let mut constants = part.constants().to_vec();
-        let in_buffers = part.words.storage == Storage::Buffer;
         let Some(tile) = tile else {
             constants.push(("LANES", LANES as f64));
-            let kernel = if in_buffers { &PLAIN } else { &PLAIN_TEXTURES };
             let groups = [(part.rows as u32).div_ceil(LANES), rows as u32, 1];
-            return r.dispatch(kernel, &constants, &operands, params, groups);
+            return r.dispatch(&PLAIN, &constants, &operands, params, groups);
         };
         constants.extend(tile.constants(part));
-        let kernel = if in_buffers { &TILE } else { &TILE_TEXTURES };
         let outputs = tile.outputs * tile.lanes / tile.team;
         let groups = [part.rows.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
-        r.dispatch(kernel, &constants, &operands, params, groups);
+        r.dispatch(&TILE, &constants, &operands, params, groups);
     }
 }
 
@@ -276,6 +243,34 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + rest
+}
+
+pub(crate) static OP: Op = Op { name: "linear", kernels: &[&PLAIN, &TILE], examples };
+
+fn examples(e: &mut Examples) {
+    let group = Format::Int { bits: 4, group: 16 };
+    for storage in [Storage::Buffer, Storage::Pieces] {
+        for (scales, offsets) in [(DType::F32, false), (DType::F16, true)] {
+            let weight = e.matrix([70, 192], group, scales, offsets, storage);
+            let x = e.f32(&[3, 192]);
+            linear(&mut e.recording, x, &weight, Epilogue::default());
+        }
+    }
+    // In textures, the matrices of small models and of large ones have kernels of their own; in buffers, few rows have.
+    for (storage, [outputs, cols], rows) in [
+        (Storage::Buffer, [10, 4096], &[1, 6, 9][..]),
+        (Storage::Pieces, [70, 192], &[1, 6]),
+        (Storage::Pieces, [66, 4096], &[1, 6]),
+    ] {
+        let (bias, layer_scale) = (Some(e.f32(&[outputs])), Some(e.f32(&[outputs])));
+        for weight in e.matrices(storage, [outputs, cols]) {
+            for &rows in rows {
+                let x = e.f32(&[rows, cols]);
+                let residual = Some(e.f32(&[rows, outputs]));
+                linear(&mut e.recording, x, &weight, Epilogue { bias, layer_scale, residual });
+            }
+        }
+    }
 }
 
 #[cfg(test)]

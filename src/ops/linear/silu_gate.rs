@@ -1,19 +1,19 @@
 //! `y = silu(gate) * up`, `silu(g) = g / (1 + exp(-g))`: the middle of LLaMA's MLP (Shazeer, 2020).
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{Storage, Tensor};
+use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::staged;
-use crate::ops::{LANES, grid, read, shader, write, writing_rows};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNELS: [Kernel; 2] = writing_rows!("silu_gate", "linear/silu_gate.wgsl");
+static KERNEL: Kernel = kernel!("linear", "silu_gate", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    inner: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        inner: u32,
+    }
 }
 
 /// `gate_up` is [rows, 2 * inner], each row the gate and then the up projection. Returns [rows, inner] in the storage that
@@ -25,8 +25,7 @@ pub fn silu_gate(r: &mut Recording, gate_up: Tensor, storage: Storage) -> Tensor
     let params = Params { rows: y.rows() as u32, inner: inner as u32 };
     let constants = [("LANES", LANES as f64)];
     let fours = y.rows() * y.width().div_ceil(4);
-    let kernel = &KERNELS[usize::from(storage != Storage::Buffer)];
-    r.dispatch(kernel, &constants, &[write(y), read(gate_up)], params, grid(fours.div_ceil(LANES as usize)));
+    r.dispatch(&KERNEL, &constants, &[write(y), read(gate_up)], params, grid(fours.div_ceil(LANES as usize)));
     y
 }
 
@@ -44,6 +43,15 @@ fn reference(call: &Call) {
 
 pub(super) fn silu(g: f32) -> f32 {
     g / (1.0 + (-g).exp())
+}
+
+pub(crate) static OP: Op = Op { name: "silu_gate", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let gate_up = e.f32(&[5, 2 * 11008]);
+    for storage in [Storage::Buffer, Storage::Pieces] {
+        silu_gate(&mut e.recording, gate_up, storage);
+    }
 }
 
 #[cfg(test)]

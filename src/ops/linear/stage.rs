@@ -2,27 +2,24 @@
 
 use std::ops::Range;
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, MAX_TEXELS, Storage, Tensor};
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static TO_TEXTURE: Kernel =
-    Kernel { name: "stage", source: include_str!("../../../shaders/linear/stage.wgsl"), reference };
-static TO_BUFFER: Kernel =
-    Kernel { name: "stage_buffers", source: include_str!("../../../shaders/linear/stage_buffers.wgsl"), reference };
+static KERNEL: Kernel = kernel!("linear", "stage", Params, reference);
 
 /// Elements of the longest piece of a matrix.
 const PIECE: usize = 32;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    first: u32,
-    cols: u32,
-    width: u32,
-    count: u32,
+uniform! {
+    struct Params {
+        first: u32,
+        cols: u32,
+        width: u32,
+        count: u32,
+    }
 }
 
 /// Elements of a staged row of `cols` columns.
@@ -54,15 +51,15 @@ pub fn stage(r: &mut Recording, x: Tensor, rows: Range<usize>, storage: Storage)
         return x;
     }
     let out = r.scratch_in(storage, DType::F32, &[rows.len(), width]);
-    let (kernel, words) = match storage {
-        Storage::Buffer => (&TO_BUFFER, 1),
-        _ => (&TO_TEXTURE, 4),
+    let words = match storage {
+        Storage::Buffer => 1,
+        _ => 4,
     };
     let count = rows.len() * width / words;
     let params =
         Params { first: (rows.start * cols) as u32, cols: cols as u32, width: width as u32, count: count as u32 };
     let constants = [("LANES", LANES as f64)];
-    r.dispatch(kernel, &constants, &[read(x), write(out)], params, grid(count.div_ceil(LANES as usize)));
+    r.dispatch(&KERNEL, &constants, &[read(x), write(out)], params, grid(count.div_ceil(LANES as usize)));
     out
 }
 
@@ -75,5 +72,14 @@ fn reference(call: &Call) {
     for (out, x) in out[..size].chunks_mut(p.width as usize).zip(rows) {
         out[..cols].copy_from_slice(x);
         out[cols..].fill(0);
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "stage", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let x = e.f32(&[5, 173]);
+    for storage in [Storage::Buffer, Storage::Pieces] {
+        stage(&mut e.recording, x, 1..4, storage);
     }
 }

@@ -1,13 +1,12 @@
 //! The index of the largest number of each row: greedy choice of the next token.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{grid, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "argmax", source: include_str!("../../../shaders/logits/argmax.wgsl"), reference };
+static KERNEL: Kernel = kernel!("logits", "argmax", Params, reference);
 
 /// Lanes of a workgroup, which goes through a whole row. Software adapters take long to compile many lanes (SwiftShader
 /// 0.2 s for 256), so small vocabularies have few.
@@ -15,11 +14,11 @@ fn lanes(vocab: usize) -> u32 {
     if vocab <= 4096 { 64 } else { 256 }
 }
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    batch: u32,
-    vocab: u32,
+uniform! {
+    struct Params {
+        batch: u32,
+        vocab: u32,
+    }
 }
 
 /// Writes to `out` U32 `[batch]` the lowest index of the largest of each row of `logits` F32 [batch, vocab], or
@@ -43,6 +42,16 @@ fn reference(call: &Call) {
             }
         }
         *out = if row.iter().all(|v| v.is_finite()) { best as u32 } else { u32::MAX };
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "argmax", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    // Of a small vocabulary, and of a large one.
+    for vocab in [331, 49954] {
+        let (logits, out) = (e.f32(&[3, vocab]), e.u32(&[3], Fill::Value(0)));
+        argmax(&mut e.recording, logits, out);
     }
 }
 

@@ -1,22 +1,21 @@
 //! `-log_softmax(logits)[label]` of each row: the terms of the loss of `LlamaForCausalLM`.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "cross_entropy", source: include_str!("../../../shaders/logits/cross_entropy.wgsl"), reference };
+static KERNEL: Kernel = kernel!("logits", "cross_entropy", Params, reference);
 
 /// The label of a row that has none.
 pub const IGNORED: u32 = u32::MAX;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    vocab: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        vocab: u32,
+    }
 }
 
 /// `logits` is [rows, vocab]; `labels` is U32 `[rows]`, the label of each row itself (shift them first). Whoever fills
@@ -49,6 +48,13 @@ fn reference(call: &Call) {
         let sum: f64 = logits.iter().map(|v| (f64::from(*v) - highest).exp()).sum();
         *y = (sum.ln() + (highest - f64::from(logits[label as usize]))) as f32;
     }
+}
+
+pub(crate) static OP: Op = Op { name: "cross_entropy", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (logits, labels) = (e.f32(&[5, 49954]), e.u32(&[5], Fill::Below(49954)));
+    cross_entropy(&mut e.recording, logits, labels);
 }
 
 #[cfg(test)]

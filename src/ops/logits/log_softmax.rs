@@ -1,22 +1,21 @@
 //! `y = x - max - ln(sum(exp(x - max)))` over each row.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "log_softmax", source: include_str!("../../../shaders/logits/log_softmax.wgsl"), reference };
+static KERNEL: Kernel = kernel!("logits", "log_softmax", Params, reference);
 
 /// Lanes of a workgroup, one a row.
 const LANES: u32 = 256;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    vocab: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        vocab: u32,
+    }
 }
 
 /// Natural logarithms of the probabilities that the rows of `logits` F32 [rows, vocab] stand for, of the same shape.
@@ -40,6 +39,13 @@ fn reference(call: &Call) {
         let log_sum = finite().map(|v| f64::from((v - most).exp())).sum::<f64>().ln() as f32;
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = if x.is_finite() { (x - most - log_sum).max(f32::MIN) } else { x });
     }
+}
+
+pub(crate) static OP: Op = Op { name: "log_softmax", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let logits = e.f32(&[5, 49954]);
+    log_softmax(&mut e.recording, logits);
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod cross_entropy;
 pub mod log_softmax;
 pub mod penalize;
 pub mod sample;
+pub mod sampling;
 pub mod top_k;
 
 /// `exp(l) / sum of exp(l)` of a few logits, on the host.

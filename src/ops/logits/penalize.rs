@@ -1,27 +1,26 @@
 //! Hugging Face's logits processors: repetition penalty, no repeated n-grams, minimum length, in this order.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{grid, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "penalize", source: include_str!("../../../shaders/logits/penalize.wgsl"), reference };
+static KERNEL: Kernel = kernel!("logits", "penalize", Params, reference);
 
 /// Lanes of a workgroup, one a row.
 const LANES: u32 = 256;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    vocab: u32,
-    capacity: u32,
-    eos_count: u32,
-    penalty: f32,
-    ngram: u32,
-    min_new: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        vocab: u32,
+        capacity: u32,
+        eos_count: u32,
+        penalty: f32,
+        ngram: u32,
+        min_new: u32,
+    }
 }
 
 /// What [`penalize`] does to the scores.
@@ -120,6 +119,15 @@ fn reference(call: &Call) {
             eos[..p.eos_count as usize].iter().for_each(|&id| ban(id));
         }
     }
+}
+
+pub(crate) static OP: Op = Op { name: "penalize", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (scores, history) = (e.f32(&[5, 49954]), e.u32(&[5, 40], Fill::Below(49954)));
+    let (lengths, eos) = (e.u32(&[2], Fill::Value(30)), e.u32(&[1], Fill::Value(2)));
+    let penalties = Penalties { repetition_penalty: 1.5, no_repeat_ngram_size: 3, min_new_tokens: 8 };
+    penalize(&mut e.recording, scores, history, lengths, eos, penalties);
 }
 
 #[cfg(test)]

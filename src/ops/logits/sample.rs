@@ -1,59 +1,33 @@
 //! A draw of the next id by temperature, top-k and top-p, from a counter-based generator.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::logits::sampling::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
 use crate::ops::logits::top_k::order_of;
-use crate::ops::{grid, read, write};
+use crate::ops::{grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "sample", source: include_str!("../../../shaders/logits/sample.wgsl"), reference };
+static KERNEL: Kernel = kernel!("logits", "sample", Params, reference);
 
 /// Lanes of a workgroup: one for each digit of the radix descent.
 const LANES: u32 = 256;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    vocab: u32,
-    top_k: u32,
-    use_top_p: u32,
-    top_p: u32,
-    seed_low: u32,
-    seed_high: u32,
-    bits: u32,
-    index_passes: u32,
-    temperature: f32,
-    scale: f32,
-}
-
-/// How the next id is drawn: Hugging Face's warpers in their order, temperature, top-k, top-p.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Sampling {
-    /// Above 0: scores are divided by it.
-    pub temperature: f32,
-    /// Ids with less than the k-th largest score are out (equals of it stay); 0: none is.
-    pub top_k: usize,
-    /// The most likely ids whose probabilities reach this sum stay, at least one; of equals the higher index first, as
-    /// a stable ascending sort has it. 1: all stay.
-    pub top_p: f32,
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    /// The model's own distribution.
-    fn default() -> Sampling {
-        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 }
+uniform! {
+    struct Params {
+        rows: u32,
+        vocab: u32,
+        top_k: u32,
+        use_top_p: u32,
+        top_p: u32,
+        seed_low: u32,
+        seed_high: u32,
+        bits: u32,
+        index_passes: u32,
+        temperature: f32,
+        scale: f32,
     }
 }
-
-/// The smallest temperature: what is smaller is the greedy choice.
-pub const MIN_TEMPERATURE: f32 = 1e-6;
-
-/// The largest temperature.
-pub const MAX_TEMPERATURE: f32 = 1e6;
 
 /// Draws an id for each row of `scores` F32 [rows, vocab] into `out` U32 `[rows]`; `u32::MAX` where a row holds NaN or
 /// infinity.
@@ -143,6 +117,15 @@ fn reference(call: &Call) {
     }
 }
 
+pub(crate) static OP: Op = Op { name: "sample", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let scores = e.f32(&[5, 49954]);
+    let (step, out) = (e.u32(&[1], Fill::Value(3)), e.u32(&[5], Fill::Value(0)));
+    let sampling = Sampling { temperature: 0.5, top_k: 50, top_p: 0.9, seed: 7 };
+    sample(&mut e.recording, scores, step, sampling, out);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,7 +169,7 @@ mod tests {
     #[test]
     fn the_shader_has_the_same_generator() {
         for (step, seed) in [(0, 0), (7, 0x299f31d0_a4093822), (u32::MAX, u64::MAX)] {
-            let sampling = Sampling { seed, ..Sampling::default() };
+            let sampling = Sampling { seed, ..WHOLE };
             let (expected, found) = draw(1 << 16, &vec![1.0; 3 << 16], step, sampling);
             assert_eq!(expected, found);
             for (row, id) in found.into_iter().enumerate() {
@@ -290,7 +273,7 @@ mod tests {
     #[test]
     fn ties_and_round_sums() {
         let support = |scores: &[f32], top_k, top_p| {
-            let sampling = Sampling { top_k, top_p, seed: 3, ..Sampling::default() };
+            let sampling = Sampling { top_k, top_p, seed: 3, ..WHOLE };
             let (expected, mut found) = draw(scores.len(), &scores.repeat(60), 0, sampling);
             assert_eq!(expected, found);
             found.sort_unstable();
@@ -314,7 +297,7 @@ mod tests {
         for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut scores = vec![0.5; 2 * 300];
             scores[277] = odd;
-            let (expected, found) = draw(300, &scores, 0, Sampling { top_p: 0.5, top_k: 7, ..Sampling::default() });
+            let (expected, found) = draw(300, &scores, 0, Sampling { top_p: 0.5, top_k: 7, ..WHOLE });
             assert!(expected == found && found[0] == u32::MAX && found[1] < 300, "{odd}: {expected:?} {found:?}");
         }
     }

@@ -1,12 +1,12 @@
 //! The k largest values of each row with their indices: the candidates of a beam search step.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{grid, kernel, read, write};
 
-static KERNEL: Kernel = Kernel { name: "top_k", source: include_str!("../../../shaders/logits/top_k.wgsl"), reference };
+static KERNEL: Kernel = kernel!("logits", "top_k", Params, reference);
 
 /// Lanes of a workgroup: one for each digit of the radix selection.
 const LANES: u32 = 256;
@@ -14,12 +14,12 @@ const LANES: u32 = 256;
 /// The largest `k`.
 pub const MAX_K: usize = 64;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    vocab: u32,
-    k: u32,
+uniform! {
+    struct Params {
+        rows: u32,
+        vocab: u32,
+        k: u32,
+    }
 }
 
 /// The `k` (1 to [`MAX_K`]) largest of each row of `scores` F32 [rows, vocab], largest first, the lower index first
@@ -39,7 +39,7 @@ pub fn top_k(r: &mut Recording, scores: Tensor, k: usize) -> (Tensor, Tensor) {
     (values, ids)
 }
 
-/// A float's bits as an integer of the same order; both zeros give the same. As in `shaders/common.wgsl`.
+/// A float's bits as an integer of the same order; both zeros give the same. As in `shaders/shared/floats.wgsl`.
 pub(crate) fn order_of(bits: u32) -> u32 {
     match bits {
         0x8000_0000 => bits,
@@ -64,6 +64,13 @@ fn reference(call: &Call) {
             ids[row * k] = u32::MAX;
         }
     }
+}
+
+pub(crate) static OP: Op = Op { name: "top_k", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let scores = e.f32(&[5, 49954]);
+    top_k(&mut e.recording, scores, 10);
 }
 
 #[cfg(test)]

@@ -1,20 +1,19 @@
 //! `y = weight * (x - mean) / sqrt(variance + eps) + bias` over each row (Ba, Kiros and Hinton, 2016).
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "layer_norm", source: include_str!("../../../shaders/norms/layer_norm.wgsl"), reference };
+static KERNEL: Kernel = kernel!("norms", "layer_norm", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
-    eps: f32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+        eps: f32,
+    }
 }
 
 /// Normalises each row of `x` [rows, width]; `weight` and `bias` are `[width]`. Returns [rows, width].
@@ -47,6 +46,13 @@ fn reference(call: &Call) {
             *y = ((f64::from(x[i]) - mean) * scale) as f32 * weight[i] + bias[i];
         }
     }
+}
+
+pub(crate) static OP: Op = Op { name: "layer_norm", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (x, weight, bias) = (e.f32(&[5, 3200]), e.f32(&[3200]), e.f32(&[3200]));
+    layer_norm(&mut e.recording, x, weight, bias, 1e-6);
 }
 
 #[cfg(test)]

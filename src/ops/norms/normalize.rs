@@ -1,19 +1,18 @@
 //! `y = x / ||x||_2` over each row, as CLIP's embeddings are before they are compared.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "normalize", source: include_str!("../../../shaders/norms/normalize.wgsl"), reference };
+static KERNEL: Kernel = kernel!("norms", "normalize", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+    }
 }
 
 /// Scales each row of `x` [rows, width] to length 1; rows of zeros stay zero. Returns [rows, width].
@@ -35,6 +34,13 @@ fn reference(call: &Call) {
         let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
         y.iter_mut().zip(x).for_each(|(y, x)| *y = (f64::from(*x) * scale) as f32);
     }
+}
+
+pub(crate) static OP: Op = Op { name: "normalize", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let x = e.f32(&[5, 768]);
+    normalize(&mut e.recording, x);
 }
 
 #[cfg(test)]

@@ -1,25 +1,25 @@
 //! `y = weight * x * rsqrt(mean(x^2) + eps)` over each row (Zhang and Sennrich, 2019).
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{Storage, Tensor};
+use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::staged;
-use crate::ops::{LANES, Rows, grid, read, shader, write, writing_rows};
+use crate::ops::{LANES, Rows, grid, kernel, read, write};
 
-static KERNELS: [Kernel; 2] = writing_rows!("rms_norm", "norms/rms_norm.wgsl");
+static KERNEL: Kernel = kernel!("norms", "rms_norm", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
-    rows: u32,
-    stride: u32,
-    first: u32,
-    x_width: u32,
-    x_column: u32,
-    eps: f32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+        rows: u32,
+        stride: u32,
+        first: u32,
+        x_width: u32,
+        x_column: u32,
+        eps: f32,
+    }
 }
 
 /// Normalises `width = weight.len()` columns of `x` [_, x_width], from column `x_column` on, in the rows that `rows`
@@ -57,8 +57,7 @@ pub fn rms_norm_in(
         eps,
     };
     let constants = [("LANES", LANES as f64)];
-    let kernel = &KERNELS[usize::from(storage != Storage::Buffer)];
-    r.dispatch(kernel, &constants, &[write(y), read(x), read(weight)], params, grid(rows.count()));
+    r.dispatch(&KERNEL, &constants, &[write(y), read(x), read(weight)], params, grid(rows.count()));
     y
 }
 
@@ -74,6 +73,16 @@ fn reference(call: &Call) {
         let mean = x.iter().map(|v| v * v).sum::<f32>() / width as f32;
         let scale = 1.0 / (mean + p.eps).sqrt();
         y.iter_mut().zip(x).zip(&weight[..]).for_each(|((y, x), w)| *y = w * (x * scale));
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "rms_norm", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (x, weight) = (e.f32(&[2 * 5, 3 * 3200]), e.f32(&[3200]));
+    let rows = Rows { batch: 2, rows: 3, stride: 5, first: 1 };
+    for storage in [Storage::Buffer, Storage::Pieces] {
+        rms_norm_in(&mut e.recording, x, rows, 3200, weight, 1e-6, storage);
     }
 }
 

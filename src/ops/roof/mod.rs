@@ -1,29 +1,24 @@
 //! Two kernels that measure what an adapter can do at best: reading a large buffer, and fused multiply-adds.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{LANES, kernel, read, write};
 
-static READ: Kernel = Kernel {
-    name: "roof_read",
-    source: include_str!("../../../shaders/roof/roof_read.wgsl"),
-    reference: read_reference,
-};
-static FMA: Kernel =
-    Kernel { name: "roof_fma", source: include_str!("../../../shaders/roof/roof_fma.wgsl"), reference: fma_reference };
+static READ: Kernel = kernel!("roof", "roof_read", Params, read_reference);
+static FMA: Kernel = kernel!("roof", "roof_fma", Params, fma_reference);
 
 /// Workgroups of either kernel.
 const WORKGROUPS: u32 = 256;
 /// Independent sums of an invocation of the multiply-add kernel, four numbers each.
 const CHAINS: u32 = 4;
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    /// 16-byte pieces of the buffer, or rounds of multiply-adds.
-    count: u32,
+uniform! {
+    struct Params {
+        /// 16-byte pieces of the buffer, or rounds of multiply-adds.
+        count: u32,
+    }
 }
 
 /// The exclusive or of all words of `words` (a multiple of 4), a part an invocation, into `out`
@@ -65,6 +60,15 @@ fn fma_reference(call: &Call) {
         let step = (i % 7) as f32 / 64.0;
         *o = (0..p.count).fold(0.0, |sum: f32, _| sum.mul_add(0.5, step)) * (4 * CHAINS) as f32;
     }
+}
+
+pub(crate) static OP: Op = Op { name: "roof", kernels: &[&READ, &FMA], examples };
+
+fn examples(e: &mut Examples) {
+    let (words, sums) = (e.u32(&[4096], Fill::Words), e.u32(&[invocations()], Fill::Value(0)));
+    roof_read(&mut e.recording, words, sums);
+    let out = e.f32(&[invocations()]);
+    roof_fma(&mut e.recording, out, 40);
 }
 
 #[cfg(test)]

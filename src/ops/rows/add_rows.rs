@@ -1,22 +1,21 @@
 //! `x[rows] += delta`: a residual that goes to some rows of each sequence only.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, Rows, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, Rows, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "add_rows", source: include_str!("../../../shaders/rows/add_rows.wgsl"), reference };
+static KERNEL: Kernel = kernel!("rows", "add_rows", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
-    rows: u32,
-    stride: u32,
-    first: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+        rows: u32,
+        stride: u32,
+        first: u32,
+    }
 }
 
 /// Adds `delta` [rows.count(), width] to the rows of `x` [_, width] that `rows` names, in place.
@@ -55,6 +54,13 @@ fn reference(call: &Call) {
         let start = Rows::index(p.rows, p.stride, p.first, row) * width;
         x[start..start + width].iter_mut().zip(delta).for_each(|(x, d)| *x += d);
     }
+}
+
+pub(crate) static OP: Op = Op { name: "add_rows", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (x, delta) = (e.f32(&[2 * 9, 4096]), e.f32(&[2 * 3, 4096]));
+    add_rows(&mut e.recording, x, Rows { batch: 2, rows: 3, stride: 9, first: 1 }, delta);
 }
 
 #[cfg(test)]

@@ -1,26 +1,25 @@
 //! Copies rows of one tensor to rows of another, over again where there are more rows to fill.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, Rows, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, Rows, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "copy_rows", source: include_str!("../../../shaders/rows/copy_rows.wgsl"), reference };
+static KERNEL: Kernel = kernel!("rows", "copy_rows", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
-    from_count: u32,
-    from_rows: u32,
-    from_stride: u32,
-    from_first: u32,
-    to_rows: u32,
-    to_stride: u32,
-    to_first: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+        from_count: u32,
+        from_rows: u32,
+        from_stride: u32,
+        from_first: u32,
+        to_rows: u32,
+        to_stride: u32,
+        to_first: u32,
+    }
 }
 
 /// Compact row i of `to` [_, width] becomes compact row `i % from_rows.count()` of `from` [_, width]. The number of
@@ -60,6 +59,13 @@ fn reference(call: &Call) {
         let destination = Rows::index(p.to_rows, p.to_stride, p.to_first, row) * width;
         to[destination..destination + width].copy_from_slice(&from[source..source + width]);
     }
+}
+
+pub(crate) static OP: Op = Op { name: "copy_rows", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (from, to) = (e.f32(&[5, 4096]), e.f32(&[2 * 9, 4096]));
+    copy_rows(&mut e.recording, from, Rows::all(from), to, Rows { batch: 2, rows: 5, stride: 9, first: 1 });
 }
 
 #[cfg(test)]

@@ -1,37 +1,27 @@
 //! Rows of an embedding table, picked by id: `out[i] = table[ids[i]]`.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
-use crate::ops::{LANES, Rows, grid, read, shader, unpack_row_of, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{LANES, Rows, grid, kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
 
-static FROM_BUFFERS: Kernel = Kernel {
-    name: "embed",
-    source: shader!("shared/matrix_buffers.wgsl", "shared/matrix.wgsl", "rows/embed.wgsl"),
-    reference,
-};
+static KERNEL: Kernel = kernel!("rows", "embed", Params, reference);
 
-static FROM_TEXTURES: Kernel = Kernel {
-    name: "embed, textures",
-    source: shader!("shared/matrix_textures.wgsl", "shared/matrix.wgsl", "rows/embed.wgsl"),
-    reference,
-};
-
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    rows: u32,
-    stride: u32,
-    first: u32,
-    cols: u32,
-    first_row: u32,
-    part_rows: u32,
-    row_words: u32,
-    group: u32,
-    groups: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        rows: u32,
+        stride: u32,
+        first: u32,
+        cols: u32,
+        first_row: u32,
+        part_rows: u32,
+        row_words: u32,
+        group: u32,
+        groups: u32,
+    }
 }
 
 /// Writes row `ids[i]` of `table` [vocabulary, hidden] to compact row `i` of `out` [_, hidden], in the rows that `rows`
@@ -62,11 +52,7 @@ pub fn embed(r: &mut Recording, table: &Matrix, ids: Tensor, out: Tensor, rows: 
         let [words, scales, offsets] = part.tensors().map(read);
         let operands = [write(out), read(ids), words, scales, offsets];
         let constants = [&part.constants()[..], &[("LANES", LANES as f64)]].concat();
-        let kernel = match part.words.storage {
-            Storage::Buffer => &FROM_BUFFERS,
-            _ => &FROM_TEXTURES,
-        };
-        r.dispatch(kernel, &constants, &operands, params, grid(rows.count()));
+        r.dispatch(&KERNEL, &constants, &operands, params, grid(rows.count()));
     }
 }
 
@@ -80,6 +66,16 @@ fn reference(call: &Call) {
             let to = Rows::index(p.rows, p.stride, p.first, i) * cols;
             unpack_row_of(call, p.group, row as usize, &mut out[to..to + cols]);
         }
+    }
+}
+
+pub(crate) static OP: Op = Op { name: "embed", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    for table in [Storage::Buffer, Storage::Pieces].map(|storage| e.matrices(storage, [30, 4096])).concat() {
+        let ids = e.u32(&[7], Fill::Below(30));
+        let out = e.f32(&[9, 4096]);
+        embed(&mut e.recording, &table, ids, out, Rows { batch: 1, rows: 7, stride: 9, first: 2 });
     }
 }
 

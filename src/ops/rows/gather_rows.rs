@@ -1,19 +1,18 @@
 //! Picks rows of a tensor by number.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Tensor};
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "gather_rows", source: include_str!("../../../shaders/rows/gather_rows.wgsl"), reference };
+static KERNEL: Kernel = kernel!("rows", "gather_rows", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+    }
 }
 
 /// Row i of the result [n, width] is row `indices[i]` of `from` [_, width], f32 or U32; `indices` is U32 `[n]`. Whoever
@@ -36,6 +35,13 @@ fn reference(call: &Call) {
     for (y, &index) in y.chunks_mut(width).zip(&indices[..]) {
         y.copy_from_slice(&from[index as usize * width..][..width]);
     }
+}
+
+pub(crate) static OP: Op = Op { name: "gather_rows", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (from, indices) = (e.f32(&[9, 4096]), e.u32(&[5], Fill::Below(9)));
+    gather_rows(&mut e.recording, from, indices);
 }
 
 #[cfg(test)]

@@ -1,20 +1,19 @@
 //! The mean over the rows of each sequence.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "mean_rows", source: include_str!("../../../shaders/rows/mean_rows.wgsl"), reference };
+static KERNEL: Kernel = kernel!("rows", "mean_rows", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
-    rows: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+        rows: u32,
+    }
 }
 
 /// `x` is [batch * rows, width]. Returns [batch, width].
@@ -37,6 +36,13 @@ fn reference(call: &Call) {
             *y = (sum / rows as f64) as f32;
         }
     }
+}
+
+pub(crate) static OP: Op = Op { name: "mean_rows", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let x = e.f32(&[2 * 96, 4096]);
+    mean_rows(&mut e.recording, x, 2);
 }
 
 #[cfg(test)]

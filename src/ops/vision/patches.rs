@@ -1,22 +1,21 @@
 //! Cuts pictures into patches, so that a convolution whose stride is its kernel size is a linear layer.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "patches", source: include_str!("../../../shaders/vision/patches.wgsl"), reference };
+static KERNEL: Kernel = kernel!("vision", "patches", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    channels: u32,
-    height: u32,
-    width: u32,
-    patch_size: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        channels: u32,
+        height: u32,
+        width: u32,
+        patch_size: u32,
+    }
 }
 
 /// `pixel_values` is [batch, 3, height, width], its sides multiples of `patch_size`. Returns
@@ -61,6 +60,13 @@ fn reference(call: &Call) {
             }
         }
     }
+}
+
+pub(crate) static OP: Op = Op { name: "patches", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let pixel_values = e.f32(&[2, 3, 28, 42]);
+    patches(&mut e.recording, pixel_values, 14);
 }
 
 #[cfg(test)]

@@ -1,20 +1,19 @@
 //! InternViT's embeddings: a class row in front of each picture's patches, plus positions.
 
-use bytemuck::{Pod, Zeroable};
-
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::kernel::{Kernel, uniform};
+use crate::device::recording::{Call, Recording};
 use crate::device::tensor::Tensor;
-use crate::ops::{LANES, grid, read, write};
+use crate::ops::examples::{Examples, Op};
+use crate::ops::{LANES, grid, kernel, read, write};
 
-static KERNEL: Kernel =
-    Kernel { name: "vision_embed", source: include_str!("../../../shaders/vision/vision_embed.wgsl"), reference };
+static KERNEL: Kernel = kernel!("vision", "vision_embed", Params, reference);
 
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    width: u32,
-    rows: u32,
+uniform! {
+    struct Params {
+        count: u32,
+        width: u32,
+        rows: u32,
+    }
 }
 
 /// Puts `class_embedding` `[width]` in front of the P rows that each picture has in `patches` [batch * P, width] and
@@ -87,6 +86,14 @@ fn cubic_taps(to: usize, from_len: usize, to_len: usize) -> [(usize, f32); 4] {
     let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
     let first = place.floor() as i64 - 1;
     std::array::from_fn(|i| ((first + i as i64).clamp(0, from_len as i64 - 1) as usize, weights[i]))
+}
+
+pub(crate) static OP: Op = Op { name: "vision_embed", kernels: &[&KERNEL], examples };
+
+fn examples(e: &mut Examples) {
+    let (class_embedding, positions) = (e.f32(&[3200]), e.f32(&[7, 3200]));
+    let patches = e.f32(&[2 * 6, 3200]);
+    vision_embed(&mut e.recording, patches, class_embedding, positions, 2);
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 // A matrix's words, scales and offsets in storage buffers, row by row.
+// Gives: NEXT, starts_of, piece_at, scale_word_at, offset_word_at.
 
 @group(0) @binding(2) var<storage, read> words: array<vec4<u32>>;  // [rows, row_words / 4]
 @group(0) @binding(3) var<storage, read> scales: array<u32>;       // [rows, groups]

@@ -1,5 +1,8 @@
-// Keys and values in textures of 1024 texels a row: see matrix_textures.wgsl. Rows and heads are whole 16-byte pieces, a
+// Keys and values in textures of 1024 texels a row: see shared/matrix_in_textures.wgsl. Rows and heads are whole 16-byte pieces, a
 // texel each.
+// Gives: K_FORMAT, V_FORMAT, key_piece, value_piece, four_of, key_at, key_four, value_at, value_four.
+
+#import shared/texel
 
 override K_FORMAT: u32 = 0u;   // 0 f32, 1 f16
 override V_FORMAT: u32 = 0u;
@@ -8,11 +11,11 @@ override V_FORMAT: u32 = 0u;
 @group(0) @binding(3) var v: texture_2d<u32>;  // [_, v_width]
 
 fn key_piece(index: u32) -> vec4<u32> {
-    return textureLoad(k, vec2(index & 1023u, index >> 10u), 0);
+    return textureLoad(k, texel(index), 0);
 }
 
 fn value_piece(index: u32) -> vec4<u32> {
-    return textureLoad(v, vec2(index & 1023u, index >> 10u), 0);
+    return textureLoad(v, texel(index), 0);
 }
 
 // Four elements of a piece: all of it, or one half.

@@ -1,4 +1,5 @@
 // The rows of x in a storage buffer.
+// Gives: x_at.
 
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;  // [rows, x_width / 4]
 

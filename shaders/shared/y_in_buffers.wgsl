@@ -1,4 +1,5 @@
 // Rows of results in a storage buffer, written four elements at a time.
+// Gives: fours_of, put.
 
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;  // [rows, width]
 

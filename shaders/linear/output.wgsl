@@ -1,4 +1,5 @@
 // What the kernels of the linear layer share: parameters, and what is done to a product before it is written.
+// Gives: p, write_output.
 
 struct Params {
     rows: u32,
@@ -20,9 +21,6 @@ struct Params {
 @group(0) @binding(7) var<storage, read> residual: array<f32>;     // [_, y_width]
 @group(0) @binding(8) var<uniform> p: Params;
 
-// Whether the second half of the outputs is made beside the first.
-const GATED = false;
-
 fn write_output(row: u32, output: u32, product: f32) {
     let out = p.first_output + output;
     let at = (p.first_row + row) * p.y_width + out;
@@ -37,22 +35,4 @@ fn write_output(row: u32, output: u32, product: f32) {
         value += residual[at];
     }
     y[at] = value;
-}
-
-// The products of a row with 4 neighbouring outputs; those beyond the last are left out.
-fn write_four(row: u32, output: u32, products: vec4<f32>) {
-    for (var i = 0u; i < 4u && output + i < p.outputs; i++) {
-        write_output(row, output + i, products[i]);
-    }
-}
-
-// Two fours of outputs, or one where both are the same.
-fn write_fours(row: u32, output: u32, more_output: u32, products: vec4<f32>, more_products: vec4<f32>) {
-    if row >= p.rows {
-        return;
-    }
-    write_four(row, output, products);
-    if more_output != output {
-        write_four(row, more_output, more_products);
-    }
 }

@@ -1,4 +1,7 @@
 // What the kernels of attention share: parameters, all operands but keys and values, which rows keys are, and masks.
+// Gives: HEAD_DIM, CACHED, MASK, p, q, past, key_row, masked, weight.
+
+#import shared/floats
 
 override HEAD_DIM: u32 = 64u;
 override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
@@ -8,7 +11,7 @@ struct Params {
     count: u32,         // batch * heads * rows
     heads: u32,
     rows: u32,
-    heads_a_key: u32,   // heads / kv_heads
+    heads_per_key: u32, // heads / kv_heads
     q_width: u32,
     q_column: u32,
     k_width: u32,

@@ -1,4 +1,7 @@
-// The rows of x in a texture, as shaders/stage.wgsl makes it.
+// The rows of x in a texture, as shaders/linear/stage.wgsl makes it.
+// Gives: x_at.
+
+#import shared/texel
 
 @group(0) @binding(1) var x: texture_2d<u32>;  // [rows, x_width / 4]
 

@@ -1,4 +1,5 @@
 // Keys and values in storage buffers, of any width; of f16, an even one.
+// Gives: key_at, key_four, value_at, value_four.
 
 override K_FORMAT: u32 = 0u;   // 0 f32, 1 f16
 override V_FORMAT: u32 = 0u;

@@ -1,0 +1,127 @@
+//! What the kernels of attention compute, one head after another.
+
+use crate::device::kernel::uniform;
+use crate::device::recording::Call;
+use crate::ops::linear::dot;
+use crate::weights::matrix::read_float;
+
+uniform! {
+    pub(super) struct Params {
+        count: u32,
+        heads: u32,
+        rows: u32,
+        heads_per_key: u32,
+        q_width: u32,
+        q_column: u32,
+        k_width: u32,
+        k_column: u32,
+        v_width: u32,
+        v_column: u32,
+        capacity: u32,
+        batches: u32,
+        mask_width: u32,
+        zero_queries: u32,
+        out_width: u32,
+        scale: f32,
+    }
+}
+
+/// One call's parameters and operands.
+struct Operands<'a> {
+    p: Params,
+    head_dim: usize,
+    cached: bool,
+    /// The value of the constant `MASK`.
+    mask_code: u32,
+    table: &'a [u32],
+    mask: &'a [u32],
+    /// Keys before this call's rows, and all keys.
+    before: usize,
+    keys: usize,
+}
+
+pub(super) fn reference(call: &Call) {
+    let (mut out, q) = (call.f32_mut(0), call.f32(1));
+    let (k, v, table, past, mask) = (call.u32(2), call.u32(3), call.u32(4), call.u32(5), call.u32(6));
+    let p: Params = call.params();
+    let cached = call.constant("CACHED") == 1;
+    let before = if cached { past[0] as usize } else { 0 };
+    let capacity = p.capacity as usize;
+    let operands = Operands {
+        p,
+        head_dim: call.constant("HEAD_DIM") as usize,
+        cached,
+        mask_code: call.constant("MASK"),
+        table: &table,
+        mask: &mask,
+        before,
+        keys: if cached { (before + p.rows as usize).min(capacity) } else { capacity },
+    };
+    let probabilities = call.dispatch.constants.contains(&("PROBABILITIES", 1.0));
+    let (heads, rows, group) = (p.heads as usize, p.rows as usize, p.heads_per_key as usize);
+    let (head_dim, width) = (operands.head_dim, p.out_width as usize);
+    for b in 0..p.count as usize / heads / rows {
+        for kv_head in 0..heads / group {
+            let gather = |words: &[u32], operand: usize, width: u32, column: u32| -> Vec<f32> {
+                let dtype = call.tensor(operand).dtype;
+                let start = |t| operands.key_row(b, t) * width as usize + column as usize + kv_head * head_dim;
+                let element = |i| read_float(words, dtype, i);
+                (0..operands.keys).flat_map(|t| (start(t)..start(t) + head_dim).map(element)).collect()
+            };
+            let k = gather(&k, 2, p.k_width, p.k_column);
+            let v = gather(&v, 3, p.v_width, p.v_column);
+            for (head, row) in (kv_head * group..(kv_head + 1) * group).flat_map(|h| (0..rows).map(move |s| (h, s))) {
+                let weights = operands.softmax(&q, &k, b, head, row);
+                if probabilities {
+                    let to = &mut out[((b * heads + head) * rows + row) * width..][..width];
+                    to[..weights.len()].copy_from_slice(&weights);
+                    to[weights.len()..].fill(0.0);
+                    continue;
+                }
+                let to = &mut out[((b * rows + row) * heads + head) * head_dim..][..head_dim];
+                to.fill(0.0);
+                for (w, value) in weights.iter().zip(v.chunks(head_dim)).filter(|(w, _)| **w != 0.0) {
+                    to.iter_mut().zip(value).for_each(|(o, v)| *o += w * v);
+                }
+            }
+        }
+    }
+}
+
+impl Operands<'_> {
+    /// The row of keys and values that holds key `t` of sequence `b`.
+    fn key_row(&self, b: usize, t: usize) -> usize {
+        let capacity = self.p.capacity as usize;
+        if self.cached {
+            return self.table[b * capacity + t] as usize;
+        }
+        b % self.p.batches as usize * capacity + t
+    }
+
+    fn masked(&self, score: f32, b: usize, row: usize, t: usize) -> f32 {
+        let (rows, width, zero_queries) =
+            (self.p.rows as usize, self.p.mask_width as usize, self.p.zero_queries as usize);
+        let blocked = match self.mask_code {
+            0 => false,
+            1 => t > self.before + row,
+            2 => t > self.before + row || self.mask[b * width + t] == 0,
+            _ => return (score + f32::from_bits(self.mask[(b * rows + row) * width + t])).max(f32::MIN),
+        };
+        let zero = row < zero_queries && t < zero_queries;
+        if blocked && !zero { (score + f32::MIN).max(f32::MIN) } else { score }
+    }
+
+    /// The weights of all keys, [keys, head_dim], for one row of `q` and one head.
+    fn softmax(&self, q: &[f32], keys: &[f32], b: usize, head: usize, row: usize) -> Vec<f32> {
+        let start = (b * self.p.rows as usize + row) * self.p.q_width as usize + self.p.q_column as usize;
+        let query = &q[start + head * self.head_dim..][..self.head_dim];
+        let query: Vec<f32> = query.iter().map(|x| x * self.p.scale).collect();
+        let keys = keys.chunks(self.head_dim).enumerate();
+        let mut weights: Vec<f32> = keys.map(|(t, key)| self.masked(dot(&query, key), b, row, t)).collect();
+        let highest = weights.iter().copied().fold(f32::MIN, f32::max);
+        weights.iter_mut().for_each(|w| *w = (*w - highest).exp());
+        let sum = weights.iter().map(|w| f64::from(*w)).sum::<f64>() as f32;
+        weights.iter_mut().for_each(|w| *w /= sum);
+        weights
+    }
+}

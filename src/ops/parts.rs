@@ -1,0 +1,33 @@
+//! The WGSL that kernels share, by name: what `#import` finds.
+
+use crate::device::kernel::Part;
+
+macro_rules! parts {
+    ($($name:literal,)+) => {
+        &[$(Part { name: $name, source: include_str!(concat!("../../shaders/", $name, ".wgsl")) },)+]
+    };
+}
+
+pub(crate) const PARTS: &[Part] = parts![
+    "attention/common",
+    "attention/keys_in_buffers",
+    "attention/keys_in_textures",
+    "cache/cache_in_buffers",
+    "cache/cache_in_textures",
+    "linear/output",
+    "linear/staged_in_buffers",
+    "linear/staged_in_textures",
+    "linear/tile",
+    "linear/x_in_buffers",
+    "linear/x_in_textures",
+    "shared/floats",
+    "shared/grid",
+    "shared/matrix",
+    "shared/matrix_in_buffers",
+    "shared/matrix_in_textures",
+    "shared/reductions",
+    "shared/silu",
+    "shared/texel",
+    "shared/y_in_buffers",
+    "shared/y_in_textures",
+];
