@@ -132,6 +132,9 @@ mod tests {
     use crate::Device;
     use crate::ops::testing::{Random, play_both};
 
+    /// The model's own distribution.
+    const WHOLE: Sampling = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, seed: 0 };
+
     /// Draws of both executors, a row a draw: (CPU's, GPU's).
     fn draw(vocab: usize, scores: &[f32], step: u32, sampling: Sampling) -> (Vec<u32>, Vec<u32>) {
         let rows = scores.len() / vocab;
