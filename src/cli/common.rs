@@ -59,7 +59,10 @@ fn looks_like_gguf(path: &Path) -> bool {
 pub async fn checkpoint(common: &Common) -> Result<Checkpoint> {
     match files(common)? {
         Files::Folder(source) => Checkpoint::open(source).await,
-        Files::Gguf(source, name) => Ok(Gguf::open(source, &name).await?.checkpoint),
+        Files::Gguf(source, name) => {
+            let gguf = Gguf::open(&*source, &name).await?;
+            Ok(Checkpoint::from_gguf(source, gguf))
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use qllama::files::checkpoint::{NamedTensor, write_tensors};
+use qllama::files::safetensors::{NamedTensor, write_tensors};
 use qllama::model::{Mode, Model, Opened, PixelValues};
 use qllama::text::SUMMARIZE;
 use qllama::{Error, Result};

@@ -1,7 +1,7 @@
 //! `qllama forward`.
 
 use qllama::device::Array;
-use qllama::files::checkpoint::{NamedTensor, write_tensors};
+use qllama::files::safetensors::{NamedTensor, write_tensors};
 use qllama::model::Model;
 use qllama::model::forward::{Inputs, Outputs, PastKeyValues};
 use qllama::{Error, Result};

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use qllama::device::Array;
-use qllama::files::checkpoint::{NamedTensor, write_tensors};
+use qllama::files::safetensors::{NamedTensor, write_tensors};
 use qllama::generate::beams::{EarlyStopping, PAD};
 use qllama::generate::prompt::PromptInputs;
 use qllama::generate::session::{GenerateOptions, Generated};

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use qllama::device::Array;
 use qllama::error::printable;
-use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file};
+use qllama::files::safetensors::{NamedTensor, TensorType, read_tensor_file};
 use qllama::model::PixelValues;
 use qllama::{Error, Result};
 

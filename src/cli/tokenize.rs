@@ -11,13 +11,13 @@ pub async fn run(args: TokenizeArgs) -> Result<()> {
     let missing = |file: &str, reason: &str| Error::Io { file: file.into(), reason: reason.into() };
     let tokenizer = match files(&args.common)? {
         Files::Folder(source) => {
-            let bytes = qllama::files::checkpoint::read_small(&*source, "tokenizer.model", 32 << 20)
+            let bytes = qllama::files::source::read_small(&*source, "tokenizer.model", 32 << 20)
                 .await?
                 .ok_or_else(|| missing("tokenizer.model", "not in the model's folder"))?;
             Tokenizer::from_bytes("tokenizer.model", &bytes)?
         }
         Files::Gguf(source, name) => {
-            Gguf::open(source, &name).await?.tokenizer.ok_or_else(|| missing(&name, "it holds no tokenizer"))?
+            Gguf::open(&*source, &name).await?.tokenizer.ok_or_else(|| missing(&name, "it holds no tokenizer"))?
         }
     };
     for text in &args.texts {

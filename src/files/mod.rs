@@ -4,4 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod gguf;
 pub(crate) mod json;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) mod new_folder;
+pub mod safetensors;
 pub mod source;

@@ -126,7 +126,9 @@ impl Opened {
     /// # Errors
     /// Those of [`Gguf::open`].
     pub async fn open_gguf(source: Box<dyn Source>, name: &str) -> Result<Opened> {
-        let Gguf { checkpoint, tokenizer } = Gguf::open(source, name).await?;
+        let mut gguf = Gguf::open(&*source, name).await?;
+        let tokenizer = gguf.tokenizer.take();
+        let checkpoint = Checkpoint::from_gguf(source, gguf);
         // Pictures mean nothing to such a model.
         let preprocessor = Preprocessor::new(224)?;
         Ok(Opened { config: checkpoint.config.clone(), preprocessor, checkpoint, tokenizer })
@@ -148,10 +150,7 @@ impl Opened {
         let plan = plan(&checkpoint, &config, &device.info()).await?;
         let stays = plan.fit(&device.info(), device.memory_budget().saturating_sub(device.memory().0))?;
         let quantization = config.quantization.as_ref();
-        let mut loader = Loader::plan(&checkpoint, quantization, &device.info());
-        Parts::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
-        let total = loader.requirements.iter().filter_map(|r| checkpoint.tensor(&r.name)).map(|t| t.bytes).sum();
-        let mut progress = Progress { bytes: 0, total };
+        let mut progress = Progress { bytes: 0, total: plan.stored_bytes(stays) };
         let mut pool = device.pool();
         let on_bytes: OnBytes = &mut |bytes| {
             progress.bytes += bytes;

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
 /// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
-const DISPATCHES_A_SUBMISSION: usize = 512;
+const DISPATCHES_PER_SUBMISSION: usize = 512;
 
 /// An open WebGPU device with its buffers and pipelines.
 pub struct Gpu {
@@ -105,14 +105,9 @@ impl Gpu {
         self.memory.free(id);
     }
 
-    /// Copies bytes into a tensor's buffer.
+    /// Copies bytes into a tensor's buffer or texture.
     pub(crate) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
         self.memory.write(tensor, offset, bytes)
-    }
-
-    /// Writes rows of a matrix to the texture that holds it; `first_row` is the first of a block.
-    pub(crate) fn write_rows(&self, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
-        self.memory.write_rows(tensor, first_row, rows)
     }
 
     /// Waits until the device has done everything. Does nothing in a browser, where only awaiting a read waits.
@@ -192,7 +187,7 @@ impl Gpu {
 
     pub(crate) fn run(&self, plan: &GpuPlan) -> Result<()> {
         self.faults.check()?;
-        for steps in plan.steps.chunks(DISPATCHES_A_SUBMISSION) {
+        for steps in plan.steps.chunks(DISPATCHES_PER_SUBMISSION) {
             let mut encoder = self.device.create_command_encoder(&Default::default());
             {
                 let mut pass = encoder.begin_compute_pass(&Default::default());

@@ -8,7 +8,7 @@ use crate::ops::cache::rope::Heads;
 use crate::ops::linear::dot;
 use crate::ops::linear::stage;
 use crate::ops::{LANES, grid, read, shader, write};
-use crate::weights::matrix::{dtype_code, read_float};
+use crate::weights::layout::{dtype_code, read_float};
 
 /// Any call; with keys and values in buffers, and in textures.
 static PLAIN: [Kernel; 2] = [

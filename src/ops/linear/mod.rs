@@ -132,7 +132,7 @@ impl Tile {
         Some(match part.words.storage {
             Storage::Buffer if rows <= 8 => {
                 // A GPU is full with thousands of invocations: all columns of few outputs are shared by many.
-                let pieces = part.format.row_words(cols) / 4;
+                let pieces = part.format.row_pieces(cols);
                 Tile { rows: tile_rows, outputs: 4, team: pieces.next_power_of_two().min(64), lanes: 64 }
             }
             Storage::Buffer => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 64 },
@@ -283,7 +283,7 @@ mod tests {
     use super::*;
     use crate::device::tensor::DType;
     use crate::ops::testing::{Shape, compare, keep, random_matrix};
-    use crate::weights::matrix::Format;
+    use crate::weights::layout::Format;
 
     #[test]
     fn gpu_equals_reference() {
