@@ -91,21 +91,22 @@ pub use model::demo;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::device::gpu::{Candidate, Gpu, candidates};
+    pub use crate::device::kernel::{Access, Kernel, PipelineKey};
     pub use crate::device::recording::Recording;
     pub use crate::device::tensor::{DType, Storage, Tensor};
     pub use crate::device::{Plan, Pool, Reader};
     pub use crate::error::printable;
-    pub use crate::files::checkpoint::{
-        Checkpoint, NamedTensor, TensorInfo, TensorType, header_length, parse_header, read_small, read_tensors,
-        tensors_to_bytes,
-    };
-    #[cfg(not(target_arch = "wasm32"))]
-    pub use crate::files::checkpoint::{CheckpointWriter, NewTensor, read_tensor_file, write_tensors};
+    pub use crate::files::checkpoint::Checkpoint;
     pub use crate::files::config::Target;
     pub use crate::files::gguf::Gguf;
     #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::files::safetensors::{CheckpointWriter, NewTensor, read_tensor_file, write_tensors};
+    pub use crate::files::safetensors::{
+        NamedTensor, TensorInfo, TensorType, header_length, parse_header, read_tensors, tensors_to_bytes,
+    };
+    #[cfg(not(target_arch = "wasm32"))]
     pub use crate::files::source::Folder;
-    pub use crate::files::source::Memory;
+    pub use crate::files::source::{Memory, read_small};
     pub use crate::generate::beams::PAD;
     pub use crate::generate::check::check_ids;
     pub use crate::image::{MAX_PIXELS, MAX_SIDE, decode};
@@ -113,18 +114,20 @@ pub mod internals {
     pub use crate::model::network::{Crossed, Network, Vision};
     pub use crate::model::read_tokenizer;
     pub use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};
-    pub use crate::ops::Rows;
     pub use crate::ops::attention::heads::Heads;
     pub use crate::ops::attention::{Attention, Keys, Mask, View, attention};
     pub use crate::ops::cache::kv_cache::KvCache;
     pub use crate::ops::cache::rope::RopeTables;
+    pub use crate::ops::examples::{Examples, Fill, Op};
     pub use crate::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
     pub use crate::ops::rows::embed::embed;
+    pub use crate::ops::{KERNELS, Rows};
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::quantize::{Event, QuantizeOptions, Summary, quantize};
     pub use crate::text::{DecodeStream, SUMMARIZE};
+    pub use crate::weights::layout::{Format, unpack_row};
     pub use crate::weights::loader::Loader;
-    pub use crate::weights::matrix::{Format, Matrix, Part, unpack_row};
+    pub use crate::weights::matrix::{Matrix, Part};
 }
 
 /// The README's examples, compiled and run.

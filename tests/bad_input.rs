@@ -6,7 +6,7 @@ mod common;
 use common::{BASE, EMOJI, Temp, fails, picture, program, repository};
 use pollster::block_on;
 use qllama::device::gpu::candidates;
-use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
+use qllama::files::safetensors::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
 
 /// Runs every subcommand that loads a checkpoint: all must fail alike.
 fn all_commands_fail(folder: &str, code: &str, words: &[&str]) {

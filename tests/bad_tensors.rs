@@ -4,7 +4,7 @@
 mod common;
 
 use common::{BASE, TINY, Temp, fails, picture, repository};
-use qllama::files::checkpoint::{NamedTensor, TensorType, write_tensors};
+use qllama::files::safetensors::{NamedTensor, TensorType, write_tensors};
 
 /// The vocabulary and the width of qllama-base.
 const VOCAB: i64 = 320;

@@ -5,9 +5,10 @@ mod common;
 use common::{Temp, base_config, code, fixture, open};
 use pollster::block_on;
 use qllama::error::{Error, Result};
-use qllama::files::checkpoint::{
-    Checkpoint, NamedTensor, Requirement, TensorType, header_length, parse_header, read_tensor_file, read_tensors,
-    tensors_to_bytes, write_tensors,
+use qllama::files::checkpoint::{Checkpoint, ElementType, Requirement};
+use qllama::files::safetensors::{
+    NamedTensor, TensorType, header_length, parse_header, read_tensor_file, read_tensors, tensors_to_bytes,
+    write_tensors,
 };
 use qllama::files::source::{Folder, Memory};
 use safetensors::SafeTensors;
@@ -468,7 +469,7 @@ fn requirements_are_checked_all_at_once() {
     let need = |name: &str, shape: &[u64], types: &[TensorType]| Requirement {
         name: name.into(),
         shape: shape.to_vec(),
-        types: types.to_vec(),
+        types: types.iter().map(|t| ElementType::Number(*t)).collect(),
     };
     let good = need("model.norm.weight", &[64], &TensorType::FLOATS);
     assert_eq!(checkpoint.require(std::slice::from_ref(&good)), Ok(()));

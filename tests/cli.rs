@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use common::{Expected, Temp, close, path, printed};
 use qllama::device::Array;
-use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, write_tensors};
+use qllama::files::safetensors::{NamedTensor, TensorType, read_tensor_file, write_tensors};
 use serde_json::Value;
 
 const LIMIT: f64 = 1e-9;

@@ -22,7 +22,7 @@ fn configs_of_the_fixtures() {
     let whole = config("internvl-tiny");
     let (vision, clip) = (whole.vision.clone().unwrap(), whole.clip.clone().unwrap());
     assert_eq!((vision.hidden_size, vision.num_attention_heads, vision.patch_size), (160, 5, 14));
-    assert!(vision.qk_normalization && !vision.qkv_bias && vision.force_image_size.is_none());
+    assert!(vision.qk_normalization && !vision.qkv_bias);
     assert_eq!((clip.clip_embed_dim, clip.attn_pool_num_heads), (32, 16));
     assert!(whole.text.cross_attention && whole.text.cross_attends(2) && !whole.text.cross_attends(3));
     assert_eq!((whole.text.rope_theta, whole.text.rms_norm_eps, whole.prefix()), (1e4, 1e-6, "qllama."));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use common::{Expected, Temp, path, program};
-use qllama::files::checkpoint::{NamedTensor, read_tensor_file, write_tensors};
+use qllama::files::safetensors::{NamedTensor, read_tensor_file, write_tensors};
 use serde_json::Value;
 
 const EMOJI: &str = "models/emoji-tiny";

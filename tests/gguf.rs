@@ -12,8 +12,9 @@ use pollster::block_on;
 use qllama::Device;
 use qllama::device::Array;
 use qllama::error::Result;
-use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
-use qllama::files::gguf::Gguf;
+use qllama::files::checkpoint::{Checkpoint, ElementType};
+use qllama::files::gguf::{BlockType, Gguf};
+use qllama::files::safetensors::{NamedTensor, read_tensor_file, tensors_to_bytes, write_tensors};
 use qllama::files::source::{Folder, Memory};
 use qllama::generate::session::GenerateOptions;
 use qllama::model::Model;
@@ -21,7 +22,7 @@ use qllama::model::forward::Inputs;
 use qllama::text::Tokenizer;
 
 fn gguf(bytes: Vec<u8>) -> Result<Gguf> {
-    block_on(Gguf::open(Box::new(Memory::new("test").with("m.gguf", bytes)), "m.gguf"))
+    block_on(Gguf::open(&Memory::new("test").with("m.gguf", bytes), "m.gguf"))
 }
 
 fn load_gguf(bytes: Vec<u8>, device: &Device) -> Result<Model> {
@@ -118,12 +119,12 @@ fn the_tokenizer_inside() {
     let opened = gguf(file.bytes()).unwrap();
     let tokenizer = opened.tokenizer.unwrap();
     assert_eq!(tokenizer.encode_prompt("abA"), [1, 8, 3]);
-    assert_eq!(opened.checkpoint.config.text.eos_token_ids, [2]);
+    assert_eq!(opened.config.text.eos_token_ids, [2]);
     file.set("tokenizer.ggml.add_bos_token", Value::Bool(0)).set("tokenizer.ggml.add_space_prefix", Value::Bool(0));
     file.set("tokenizer.ggml.eot_token_id", Value::U32(7)).set("tokenizer.ggml.unknown_token_id", Value::I32(-1));
     let opened = gguf(file.bytes()).unwrap();
     assert_eq!(opened.tokenizer.unwrap().encode_prompt("abA"), [7, 3]);
-    assert_eq!(opened.checkpoint.config.text.eos_token_ids, [2, 7]);
+    assert_eq!(opened.config.text.eos_token_ids, [2, 7]);
 
     let pieces = ["<|end|>", "a", "b", "ab", "Ġ", "Ġab", "Ċ", "ð", "Ł", "į", "İ", "<|x|>"].map(String::from).to_vec();
     let merges = ["a b", "Ġ ab"].map(String::from).to_vec();
@@ -143,7 +144,7 @@ fn the_tokenizer_inside() {
     let mut stream = tokenizer.decode_stream();
     let parts: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
     assert_eq!(parts[3..7], ["", "", "", "🍎"]);
-    assert_eq!(opened.checkpoint.config.text.eos_token_ids, [0]);
+    assert_eq!(opened.config.text.eos_token_ids, [0]);
     file.remove("tokenizer.ggml.model");
     assert!(gguf(file.bytes()).unwrap().tokenizer.is_none());
 }
@@ -382,8 +383,8 @@ fn bad_sizes_and_tokenizers() {
 /// A safetensors folder with what a GGUF file means in f32.
 fn dequantized(path: &Path) -> Memory {
     let (folder, name) = Folder::open_file(path).unwrap();
-    let opened = block_on(Gguf::open(Box::new(folder), &name)).unwrap();
-    let checkpoint = opened.checkpoint;
+    let gguf = block_on(Gguf::open(&folder, &name)).unwrap();
+    let checkpoint = Checkpoint::from_gguf(Box::new(folder), gguf);
     let text = checkpoint.config.text.clone();
     let mut tensors = Vec::new();
     for info in checkpoint.tensors() {
@@ -391,10 +392,10 @@ fn dequantized(path: &Path) -> Memory {
         block_on(checkpoint.read(info, 0, &mut bytes)).unwrap();
         let half = |b: &[u8]| f16::from_le_bytes([b[0], b[1]]).to_f32();
         let values: Vec<f32> = match info.dtype {
-            TensorType::Q8_0 => {
+            ElementType::Block(BlockType::Q8_0) => {
                 bytes.chunks(34).flat_map(|b| b[2..].iter().map(move |q| half(b) * f32::from(*q as i8))).collect()
             }
-            TensorType::Q4_1 => {
+            ElementType::Block(BlockType::Q4_1) => {
                 let element =
                     |b: &[u8], i: usize| half(b) * f32::from((b[4 + i % 16] >> (i / 16 * 4)) & 15) + half(&b[2..]);
                 bytes.chunks(20).flat_map(|b| (0..32).map(move |i| element(b, i))).collect()

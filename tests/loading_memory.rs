@@ -9,7 +9,7 @@ use common::heap::{Counted, growth};
 use common::{Temp, gpu};
 use pollster::block_on;
 use qllama::Device;
-use qllama::files::checkpoint::{CheckpointWriter, NewTensor, TensorType};
+use qllama::files::safetensors::{CheckpointWriter, NewTensor, TensorType};
 use qllama::files::source::Folder;
 use qllama::model::Model;
 

@@ -9,14 +9,15 @@ use common::{Temp, gpu, load, path};
 use pollster::block_on;
 use qllama::Device;
 use qllama::error::Result;
-use qllama::files::checkpoint::{Checkpoint, NamedTensor, TensorType, read_tensor_file, tensors_to_bytes};
+use qllama::files::checkpoint::Checkpoint;
+use qllama::files::safetensors::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes};
 use qllama::files::source::{Folder, LocalFuture, Memory, Source};
 use qllama::generate::session::GenerateOptions;
 use qllama::model::PixelValues;
 use qllama::model::parts::plan;
 use qllama::quantize::{Event, QuantizeOptions, Summary, quantize};
+use qllama::weights::layout::{Format, unpack_row};
 use qllama::weights::loader::Loader;
-use qllama::weights::matrix::{Format, unpack_row};
 
 const TINY: &str = "models/emoji-tiny";
 
@@ -278,7 +279,7 @@ fn what_is_refused() {
 /// Long weights go to several files, which an index lists.
 #[test]
 fn several_files() {
-    use qllama::files::checkpoint::{CheckpointWriter, NewTensor};
+    use qllama::files::safetensors::{CheckpointWriter, NewTensor};
     let temp = Temp::new();
     let tensor = |name: &str, dtype, shape: &[u64]| NewTensor { name: name.into(), dtype, shape: shape.to_vec() };
     let groups: Vec<Vec<NewTensor>> = (0..5)

@@ -8,7 +8,7 @@ use crate::device::gpu::{Gpu, GpuPlan, GpuReader};
 use crate::device::info::DeviceInfo;
 use crate::device::recording::{Recording, fresh_id};
 use crate::device::scratch::share_scratch;
-use crate::device::tensor::{BLOCK_ROWS, DType, Storage, Tensor};
+use crate::device::tensor::{DType, Storage, Tensor};
 use crate::error::{Error, Result};
 
 /// A place that runs recordings. Cloning it is cheap and names the same place.
@@ -88,7 +88,7 @@ impl Device {
         Pool { device: self.clone(), tensors: Vec::new() }
     }
 
-    /// Copies bytes into a tensor in a buffer, at a byte offset that is a multiple of 4.
+    /// Copies bytes into a tensor, at a byte offset that is a multiple of 4; in a texture, whole texels.
     ///
     /// # Errors
     /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
@@ -100,21 +100,6 @@ impl Device {
                 host.write(tensor, offset, bytes);
                 Ok(())
             }
-        }
-    }
-
-    /// Copies whole rows of a matrix into the buffer or texture that holds it, from row `first_row` on: a multiple of
-    /// [`BLOCK_ROWS`], as is the number of rows unless they are the last.
-    ///
-    /// # Errors
-    /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
-    pub fn write_rows(&self, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
-        match &self.0.place {
-            Place::Gpu(gpu) if tensor.storage != Storage::Buffer => {
-                assert!(first_row.is_multiple_of(BLOCK_ROWS), "row {first_row} of {tensor:?} begins no block");
-                gpu.write_rows(tensor, first_row, rows)
-            }
-            _ => self.write(tensor, first_row * tensor.width() * tensor.dtype.bytes(), rows),
         }
     }
 

@@ -84,12 +84,6 @@ impl Recording {
             workgroups,
         });
     }
-
-    /// Bytes that the dispatches read of tensors in `of`, counting a tensor once a dispatch.
-    pub fn bytes_read(&self, of: impl Fn(u32) -> bool) -> u64 {
-        let reads = self.dispatches.iter().flat_map(|d| &d.operands);
-        reads.filter(|(t, a)| *a == Access::Read && of(t.id)).map(|(t, _)| t.size_bytes() as u64).sum()
-    }
 }
 
 /// Host memory of one tensor: 32-bit words.

@@ -23,55 +23,18 @@ impl DType {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Storage {
     Buffer,
-    /// A texture of one 32-bit word a texel (`r32uint`), [`TEXELS_A_ROW`] texels a row.
+    /// A texture of one 32-bit word a texel (`r32uint`), [`TEXELS_PER_ROW`] texels a row.
     Words,
-    /// A texture of four 32-bit words a texel (`rgba32uint`), [`TEXELS_A_ROW`] texels a row.
+    /// A texture of four 32-bit words a texel (`rgba32uint`), [`TEXELS_PER_ROW`] texels a row.
     Pieces,
 }
 
 /// Width of the textures that hold tensors: texel `i` is at (i mod 1024, i / 1024).
-pub const TEXELS_A_ROW: usize = 1024;
+pub const TEXELS_PER_ROW: usize = 1024;
 /// The most texels that such a texture has: WebGPU's default `maxTextureDimension2D` rows, 128 MiB of pieces.
-pub const MAX_TEXELS: usize = TEXELS_A_ROW * 8192;
-
-/// Rows of a matrix that lie together in a texture: the first piece of each, then the second of each, and so on; of
-/// one piece, those of rows 0, 4, .. 28, then of 1, 5, .. 29, of 2, 6, .. 30 and of 3, 7, .. 31. Eight invocations that
-/// make four neighbouring outputs each read memory from front to back, as processors like it.
-pub const BLOCK_ROWS: usize = 32;
-
-/// Rows of a matrix, `row_bytes` each, in the order that textures hold them in, zeros behind the last; a piece of a row
-/// has `N` bytes.
-pub fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
-    let block_bytes = BLOCK_ROWS * row_bytes;
-    let mut out = vec![0; rows.len().next_multiple_of(block_bytes)];
-    for (rows, block) in rows.chunks(block_bytes).zip(out.chunks_mut(block_bytes)) {
-        for (row, pieces) in rows.chunks(row_bytes).enumerate() {
-            let at = (row % 4 * 8 + row / 4) * N;
-            for (piece, places) in pieces.chunks_exact(N).zip(block.chunks_exact_mut(BLOCK_ROWS * N)) {
-                places[at..at + N].copy_from_slice(piece);
-            }
-        }
-    }
-    out
-}
+pub const MAX_TEXELS: usize = TEXELS_PER_ROW * 8192;
 
 impl Storage {
-    /// Where single words lie beside pieces that lie here.
-    pub fn of_words(self) -> Storage {
-        match self {
-            Storage::Buffer => Storage::Buffer,
-            Storage::Words | Storage::Pieces => Storage::Words,
-        }
-    }
-
-    /// Rows that `rows` rows of a matrix take: textures hold whole blocks.
-    pub fn rows(self, rows: usize) -> usize {
-        match self {
-            Storage::Buffer => rows,
-            Storage::Words | Storage::Pieces => rows.next_multiple_of(BLOCK_ROWS),
-        }
-    }
-
     /// Bytes a texel; of a buffer, bytes a word.
     pub fn texel_bytes(self) -> usize {
         match self {
@@ -130,7 +93,7 @@ impl Tensor {
         match self.storage {
             Storage::Buffer => self.size_bytes(),
             Storage::Words | Storage::Pieces => {
-                self.size_bytes().next_multiple_of(self.storage.texel_bytes() * TEXELS_A_ROW)
+                self.size_bytes().next_multiple_of(self.storage.texel_bytes() * TEXELS_PER_ROW)
             }
         }
     }

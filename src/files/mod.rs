@@ -5,4 +5,7 @@ pub mod config;
 pub mod gguf;
 pub(crate) mod json;
 pub mod location;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) mod new_folder;
+pub mod safetensors;
 pub mod source;

@@ -61,6 +61,24 @@ pub fn impostor(start: &[u8]) -> Option<&'static str> {
     None
 }
 
+/// A whole small file of a source, or `None` where there is none.
+///
+/// # Errors
+/// `E_IO` when the file has more than `cap` bytes, or is a web page or a Git LFS pointer; those of [`Source::read`].
+pub async fn read_small(source: &dyn Source, name: &str, cap: u64) -> Result<Option<Vec<u8>>> {
+    let Some(size) = source.size(name).await? else { return Ok(None) };
+    if size > cap {
+        let reason = format!("{size} bytes, and at most {cap} are read of such a file");
+        return Err(Error::Io { file: name.into(), reason });
+    }
+    let mut bytes = vec![0; size as usize];
+    source.read(name, 0, &mut bytes).await?;
+    match impostor(&bytes) {
+        Some(reason) => Err(Error::Io { file: name.into(), reason: reason.into() }),
+        None => Ok(Some(bytes)),
+    }
+}
+
 /// `Ok` when `name` is a plain file name.
 fn check_name(source: &dyn Source, name: &str) -> Result<()> {
     if is_plain_name(name) {
@@ -85,11 +103,6 @@ impl Memory {
     /// An empty set of files; `name` is what messages call it.
     pub fn new(name: impl Into<String>) -> Memory {
         Memory { name: name.into(), files: BTreeMap::new() }
-    }
-
-    /// The files of the model inside the binary: `(name, bytes)`.
-    pub fn from_static(files: &[(&str, &'static [u8])]) -> Memory {
-        files.iter().fold(Memory::new("the built-in model"), |memory, (name, bytes)| memory.with(*name, *bytes))
     }
 
     /// The same set with one more file, static bytes or a vector. A file of the same name is replaced.

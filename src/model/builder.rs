@@ -2,10 +2,11 @@
 
 use crate::device::{Adapter, Device};
 use crate::error::Result;
-use crate::files::checkpoint::{Checkpoint, read_small};
+use crate::files::checkpoint::Checkpoint;
 use crate::files::config::Config;
 use crate::files::gguf::Gguf;
 use crate::files::location::Location;
+use crate::files::source::{Source, read_small};
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType};
 use crate::image::Preprocessor;
@@ -88,7 +89,10 @@ impl<'a> Builder<'a> {
         let Builder { location, adapter, device, memory_budget, kv_cache, on_progress } = self;
         let files = match location? {
             Location::Folder(source) => Files::of_folder(Checkpoint::open(source).await?).await?,
-            Location::Gguf(source, name) => Files::of_gguf(Gguf::open(source, &name).await?)?,
+            Location::Gguf(source, name) => {
+                let gguf = Gguf::open(&*source, &name).await?;
+                Files::of_gguf(source, gguf)?
+            }
         };
         Ok(Opened { files, adapter, device, memory_budget, kv_cache, on_progress })
     }
@@ -123,10 +127,11 @@ impl Files {
         Ok(Files { preprocessor, checkpoint, tokenizer })
     }
 
-    fn of_gguf(gguf: Gguf) -> Result<Files> {
-        let Gguf { checkpoint, tokenizer } = gguf;
+    fn of_gguf(source: Box<dyn Source>, mut gguf: Gguf) -> Result<Files> {
+        let tokenizer = gguf.tokenizer.take();
         // Pictures mean nothing to such a model.
-        Ok(Files { preprocessor: Preprocessor::new(USUAL_SIDE)?, checkpoint, tokenizer })
+        let preprocessor = Preprocessor::new(USUAL_SIDE)?;
+        Ok(Files { preprocessor, checkpoint: Checkpoint::from_gguf(source, gguf), tokenizer })
     }
 }
 
@@ -200,7 +205,7 @@ pub async fn read_tokenizer(location: Location) -> Result<Tokenizer> {
             Some(bytes) => Some(Tokenizer::from_bytes("tokenizer.model", &bytes)?),
             None => None,
         },
-        Location::Gguf(source, name) => Gguf::open(source, &name).await?.tokenizer,
+        Location::Gguf(source, name) => Gguf::open(&*source, &name).await?.tokenizer,
     };
     tokenizer.ok_or_else(no_tokenizer)
 }

@@ -54,11 +54,14 @@ pub struct Phase {
     pub layers: u64,
     pub largest_layer: u64,
     pub activations: u64,
+    /// Bytes of the layers' weights in the checkpoint.
+    pub stored: u64,
 }
 
 impl Phase {
     fn new<L>(layers: &Layers<L>, activations: u64) -> Phase {
-        Phase { layers: layers.bytes, largest_layer: layers.largest_bytes, activations }
+        let (largest_layer, stored) = (layers.largest_bytes, layers.stored_bytes);
+        Phase { layers: layers.bytes, largest_layer, activations, stored }
     }
 
     /// Bytes that are there always, and bytes that are there while it runs.
@@ -79,6 +82,8 @@ pub struct Footprint {
     pub largest_buffer: u64,
     pub vision: Phase,
     pub cross: Phase,
+    /// Bytes of all weights in the checkpoint.
+    pub stored: u64,
     /// Bytes that the decoder needs besides weights: a picture's keys and values, its own, and scratch memory.
     pub decoder_activations: u64,
 }
@@ -99,7 +104,7 @@ impl Footprint {
         })
         .await?;
         checkpoint.require(&loader.requirements)?;
-        let largest_buffer = loader.largest_buffer;
+        let (largest_buffer, stored) = (loader.largest_buffer, loader.stored_bytes);
         let tensors = loader.requirements.into_iter().map(|r| r.name).collect();
         let activations = Activations::plan(&nets, config, info)?;
         Ok(Footprint {
@@ -108,6 +113,7 @@ impl Footprint {
             largest_buffer: activations.largest.max(largest_buffer),
             vision: nets.vision.as_ref().map_or(Phase::default(), |v| Phase::new(&v.layers, activations.vision)),
             cross: Phase::new(&nets.cross.layers, activations.cross),
+            stored,
             decoder_activations: activations.decoder,
         })
     }
@@ -121,6 +127,12 @@ impl Footprint {
     pub fn resident(&self, stays: Residency) -> u64 {
         let streamed = self.vision.layers + self.cross.layers;
         self.weights() - streamed + self.vision.bytes(stays.vision).0 + self.cross.bytes(stays.cross).0
+    }
+
+    /// Bytes that loading reads: those of what stays.
+    pub fn stored_bytes(&self, stays: Residency) -> u64 {
+        let streamed = |phase: &Phase, stays: bool| if stays { 0 } else { phase.stored };
+        self.stored - streamed(&self.vision, stays.vision) - streamed(&self.cross, stays.cross)
     }
 
     /// The most bytes that are on the device at any time of a caption.

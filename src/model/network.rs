@@ -68,10 +68,7 @@ impl Network {
         let footprint = Footprint::of(&checkpoint, &config, &device.info()).await?;
         let stays = footprint.fit(&device.info(), device.memory_budget().saturating_sub(device.memory().0))?;
         let quantization = config.quantization.as_ref();
-        let mut loader = Loader::plan(&checkpoint, quantization, &device.info());
-        Nets::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
-        let total = loader.requirements.iter().filter_map(|r| checkpoint.tensor(&r.name)).map(|t| t.bytes).sum();
-        let mut progress = Progress { bytes: 0, total };
+        let mut progress = Progress { bytes: 0, total: footprint.stored_bytes(stays) };
         let mut pool = device.pool();
         let on_bytes: OnBytes = &mut |bytes| {
             progress.bytes += bytes;

@@ -153,7 +153,10 @@ impl Qllama {
         } else {
             embed_tokens.clone()
         };
-        let rope = loader.rope_tables(config.rope_theta, config.head_dim, config.max_position_embeddings)?;
+        let positions = config.max_position_embeddings;
+        let rope = RopeTables::with(config.rope_theta, config.head_dim, positions, |shape, values| {
+            loader.made_f32(shape, values)
+        })?;
         Ok(Qllama {
             config: config.clone(),
             embed_tokens,

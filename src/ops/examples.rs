@@ -5,7 +5,8 @@ use std::collections::HashSet;
 use crate::device::kernel::{Kernel, PipelineKey};
 use crate::device::recording::{Recording, fresh_id};
 use crate::device::tensor::{DType, Storage, Tensor};
-use crate::weights::matrix::{Format, Matrix, Part};
+use crate::weights::layout::{Format, Layout};
+use crate::weights::matrix::{Matrix, Part};
 
 /// An op as [`KERNELS`](crate::ops::KERNELS) lists it.
 pub struct Op {
@@ -93,19 +94,22 @@ impl Examples {
         offsets: bool,
         storage: Storage,
     ) -> Matrix {
-        let (held_rows, groups) = (storage.rows(rows), format.groups(cols));
         let is_integer = matches!(format, Format::Int { .. });
-        let fill = match format {
+        let words = match format {
             Format::F32 => Fill::Floats(DType::F32),
             Format::F16 => Fill::Floats(DType::F16),
             Format::BF16 => Fill::Floats(DType::BF16),
             Format::Int { .. } => Fill::Words,
         };
-        let words = self.input_in(storage, DType::U32, &[held_rows, format.row_words(cols)], fill);
-        let mut floats = |dtype| self.input_in(storage.of_words(), dtype, &[held_rows, groups], Fill::Floats(dtype));
-        let scales = is_integer.then(|| floats(scales));
-        let offsets = (is_integer && offsets).then(|| floats(DType::F32));
-        let part = Part { first_row: 0, rows, format, words, scales, offsets };
+        let scales = is_integer.then_some(scales);
+        let layout = Layout { storage, cols, format, scales, offsets: is_integer && offsets };
+        // The words come first.
+        let mut first = true;
+        let part = Part::new(layout, 0, rows, |storage, dtype, shape| {
+            let fill = if std::mem::take(&mut first) { words } else { Fill::Floats(dtype) };
+            Ok(self.input_in(storage, dtype, shape, fill))
+        });
+        let part = part.expect("examples need no memory");
         Matrix { rows, cols, parts: vec![part] }
     }
 

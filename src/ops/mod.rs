@@ -17,7 +17,7 @@ use crate::device::kernel::Access;
 use crate::device::recording::Call;
 use crate::device::tensor::Tensor;
 use crate::ops::examples::Op;
-use crate::weights::matrix::{Format, unpack_row};
+use crate::weights::layout::{Format, unpack_row};
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
@@ -138,7 +138,8 @@ pub(crate) mod testing {
     use crate::device::tensor::{DType, Storage, Tensor};
     use crate::device::{Device, Pool};
     use crate::ops::linear::{Epilogue, linear};
-    use crate::weights::matrix::{Format, Matrix, Part, pack_f32};
+    use crate::weights::layout::{Format, Layout, pack_f32, write_rows};
+    use crate::weights::matrix::{Matrix, Part};
 
     /// Numbers that look random and are the same on every run.
     pub struct Random(u64);
@@ -201,33 +202,30 @@ pub(crate) mod testing {
     /// A matrix of random words; of random values where they are floats.
     pub fn random_matrix(pool: &mut Pool, random: &mut Random, shape: Shape) -> Matrix {
         let Shape { rows, cols, format, scales, offsets, part_rows, storage } = shape;
-        let (row_words, groups) = (format.row_words(cols), format.groups(cols));
         let is_integer = matches!(format, Format::Int { .. });
+        let scales = is_integer.then_some(scales);
+        let layout = Layout { storage, cols, format, scales, offsets: is_integer && offsets };
         let mut parts = Vec::new();
         for first_row in (0..rows).step_by(part_rows) {
             let rows = part_rows.min(rows - first_row);
+            let make = |storage, dtype, shape: &[usize]| pool.alloc_in(storage, dtype, shape);
+            let part = Part::new(layout, first_row, rows, make).unwrap();
+            let device = pool.device();
             let words = match format {
-                Format::Int { .. } => (0..rows * row_words).map(|_| random.next_u32()).collect(),
+                Format::Int { .. } => (0..rows * format.row_words(cols)).map(|_| random.next_u32()).collect(),
                 _ => pack_f32(cols, &random.f32s(rows * cols), format),
             };
-            let mut tensor = |storage, dtype, width, bytes: &[u8]| {
-                let tensor = pool.alloc_in(storage, dtype, &[storage.rows(rows), width]).unwrap();
-                pool.device().write_rows(tensor, 0, bytes).unwrap();
-                tensor
-            };
-            let words = tensor(storage, DType::U32, row_words, bytemuck::cast_slice(&words));
-            let mut floats = |dtype| {
-                let values = random.f32s(rows * groups);
-                let bytes: Vec<u8> = match dtype {
+            write_rows(device, part.words, 0, bytemuck::cast_slice(&words)).unwrap();
+            for tensor in [part.scales, part.offsets].into_iter().flatten() {
+                let values = random.f32s(rows * format.groups(cols));
+                let bytes: Vec<u8> = match tensor.dtype {
                     DType::F16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
                     DType::BF16 => values.iter().flat_map(|v| half::bf16::from_f32(*v).to_le_bytes()).collect(),
                     _ => bytemuck::cast_slice(&values).to_vec(),
                 };
-                tensor(storage.of_words(), dtype, groups, &bytes)
-            };
-            let scales = is_integer.then(|| floats(scales));
-            let offsets = (is_integer && offsets).then(|| floats(DType::F32));
-            parts.push(Part { first_row, rows, format, words, scales, offsets });
+                write_rows(device, tensor, 0, &bytes).unwrap();
+            }
+            parts.push(part);
         }
         Matrix { rows, cols, parts }
     }

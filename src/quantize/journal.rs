@@ -1,14 +1,11 @@
 //! What an interrupted run has done, so that the next goes on with it.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use super::plan::Job;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::checkpoint::Checkpoint;
-use crate::files::source::{base_name, io_error};
+use crate::files::new_folder::{LineFile, NewFolder};
 
 /// The journal's name, in the unfinished folder.
 const JOURNAL: &str = "quantize.journal";
@@ -36,8 +33,7 @@ pub(super) async fn fingerprint(checkpoint: &Checkpoint, config: &str, jobs: &[J
 /// The tensors that are done: a line each (sums as the bits of their f64), behind a line with the fingerprint. Locked
 /// while a run writes.
 pub(super) struct Journal {
-    path: PathBuf,
-    file: File,
+    file: LineFile,
     /// Squared error and sum of squares by the source's tensor name.
     pub(super) done: HashMap<String, (f64, f64)>,
     unsaved: String,
@@ -45,20 +41,8 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Opens the journal in a folder; one of another source or other options is begun anew.
-    pub(super) fn open(folder: &Path, fingerprint: String) -> Result<Journal> {
-        let path = folder.join(JOURNAL);
-        let fail = |e: std::io::Error| io_error(JOURNAL, e);
-        let mut options = File::options();
-        let file = options.create(true).truncate(false).read(true).append(true).open(&path).map_err(fail)?;
-        if let Err(e) = file.try_lock() {
-            return match e {
-                std::fs::TryLockError::WouldBlock => {
-                    Err(Error::State { reason: format!("another run is writing {}", base_name(folder)) })
-                }
-                std::fs::TryLockError::Error(e) => Err(fail(e)),
-            };
-        }
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
+    pub(super) fn open(folder: &NewFolder, fingerprint: String) -> Result<Journal> {
+        let (file, text) = LineFile::open(folder, JOURNAL)?;
         let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         let mut done = HashMap::new();
         let mut unsaved = String::new();
@@ -72,10 +56,10 @@ impl Journal {
                 unsaved.push('\n');
             }
         } else {
-            file.set_len(0).map_err(fail)?;
+            file.clear()?;
             unsaved = format!("{fingerprint}\n");
         }
-        Ok(Journal { path, file, done, unsaved })
+        Ok(Journal { file, done, unsaved })
     }
 
     pub(super) fn add(&mut self, name: &str, sums: (f64, f64)) {
@@ -84,12 +68,10 @@ impl Journal {
 
     /// Writes what was added. Call it when the tensors themselves are on the disk.
     pub(super) fn save(&mut self) -> Result<()> {
-        let done = self.file.write_all(self.unsaved.as_bytes()).and_then(|()| self.file.sync_data());
-        self.unsaved.clear();
-        done.map_err(|e| io_error(JOURNAL, e))
+        self.file.add(&std::mem::take(&mut self.unsaved))
     }
 
     pub(super) fn remove(self) -> Result<()> {
-        std::fs::remove_file(&self.path).map_err(|e| io_error(JOURNAL, e))
+        self.file.remove()
     }
 }

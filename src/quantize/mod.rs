@@ -6,12 +6,17 @@
 mod journal;
 mod packing;
 mod plan;
+mod report;
 
-use std::path::{Path, PathBuf};
+pub use report::{Event, Packed, QuantizeOptions, Summary};
+
+use std::path::Path;
 
 use crate::error::{Error, Result, printable};
-use crate::files::checkpoint::{Checkpoint, CheckpointWriter, NewTensor, TensorInfo};
-use crate::files::source::{Source, base_name, io_error};
+use crate::files::checkpoint::{Checkpoint, StoredTensor};
+use crate::files::new_folder::NewFolder;
+use crate::files::safetensors::{CheckpointWriter, NewTensor};
+use crate::files::source::Source;
 use journal::{Journal, fingerprint};
 use packing::{Scheme, pack_rows_in_threads};
 use plan::{Job, outputs, plan, scheme_of};
@@ -44,88 +49,6 @@ const COMPANIONS: [&str; 16] = [
     "NOTICE",
 ];
 
-/// How to pack.
-#[derive(Clone, Debug)]
-pub struct QuantizeOptions {
-    /// 4 or 8.
-    pub bits: u32,
-    /// Neighbours of a row that share a scale: a multiple of 8. `None` is one scale a row.
-    pub group_size: Option<usize>,
-    /// Whether integers have their zero in the middle, or each group its own.
-    pub symmetric: bool,
-    /// Modules that stay as they are: names such as `lm_head`, or patterns such as `re:vision_model\.`.
-    pub ignore: Vec<String>,
-}
-
-impl Default for QuantizeOptions {
-    fn default() -> QuantizeOptions {
-        QuantizeOptions { bits: 4, group_size: Some(32), symmetric: true, ignore: Vec::new() }
-    }
-}
-
-/// A matrix that was packed.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Packed {
-    /// The module's name: the tensor's without `.weight`.
-    pub name: String,
-    pub rows: u64,
-    pub cols: u64,
-    /// Sum of squared differences to the source.
-    pub error: f64,
-    /// Sum of the source's squares.
-    pub squares: f64,
-}
-
-impl Packed {
-    /// Squared error over the sum of squares.
-    pub fn relative_error(&self) -> f64 {
-        if self.squares > 0.0 { self.error / self.squares } else { 0.0 }
-    }
-}
-
-/// A matrix of a linear layer that stays as it was.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
-    /// The module's name.
-    pub name: String,
-    pub reason: String,
-}
-
-/// What has happened, for whoever waits.
-#[derive(Clone, Debug)]
-pub enum Event<'a> {
-    /// Bytes of weights read so far, and of all there are.
-    Progress {
-        bytes: u64,
-        total: u64,
-    },
-    /// An earlier run had packed or copied this many tensors already.
-    Resumed {
-        tensors: usize,
-    },
-    Packed(&'a Packed),
-    Kept(&'a Kept),
-}
-
-/// What [`quantize`] did.
-#[derive(Clone, Debug, Default)]
-pub struct Summary {
-    pub packed: Vec<Packed>,
-    pub kept: Vec<Kept>,
-    /// Bytes of all tensors before and after.
-    pub source_bytes: u64,
-    pub written_bytes: u64,
-    pub files: Vec<String>,
-}
-
-impl Summary {
-    /// Squared error of all packed matrices over the sum of their squares.
-    pub fn relative_error(&self) -> f64 {
-        let (error, squares) = self.packed.iter().fold((0.0, 0.0), |(e, s), p| (e + p.error, s + p.squares));
-        if squares > 0.0 { error / squares } else { 0.0 }
-    }
-}
-
 /// Writes the checkpoint `source` with packed matrices to the new folder `folder`.
 ///
 /// Packed are the matrices of linear layers, `lm_head` among them. Everything else is copied as it is, and so is a
@@ -157,20 +80,14 @@ pub async fn quantize(
     }
     let (jobs, kept, ignored) = plan(&checkpoint, options)?;
     kept.iter().for_each(|k| on_event(Event::Kept(k)));
-    if folder.read_dir().is_ok_and(|mut entries| entries.next().is_some()) || folder.is_file() {
-        let reason = format!("{} is there already and not empty; choose another name", base_name(folder));
-        return Err(Error::State { reason });
-    }
-
+    let folder = NewFolder::begin(folder)?;
     let groups: Vec<Vec<NewTensor>> = jobs.iter().map(|job| outputs(job, options)).collect();
-    let part = part_of(folder)?;
-    std::fs::create_dir_all(&part).map_err(|e| io_error(&base_name(&part), e))?;
     let config = config_json(&checkpoint, options, &ignored).await?;
-    let mut journal = Journal::open(&part, fingerprint(&checkpoint, &config, &jobs).await?)?;
+    let mut journal = Journal::open(&folder, fingerprint(&checkpoint, &config, &jobs).await?)?;
     if !journal.done.is_empty() {
         on_event(Event::Resumed { tensors: journal.done.len() });
     }
-    let mut writer = CheckpointWriter::open(&part, &groups, MAX_FILE_BYTES)?;
+    let mut writer = CheckpointWriter::open(folder.part(), &groups, MAX_FILE_BYTES)?;
     let mut summary = Summary {
         kept,
         source_bytes: jobs.iter().map(|job| job.info.bytes).sum(),
@@ -184,19 +101,16 @@ pub async fn quantize(
         return Err(e);
     }
     summary.files = writer.file_names().map(String::from).collect();
-    writer.finish(&part)?;
+    writer.finish(folder.part())?;
     journal.save()?;
-    let write = |name: &str, bytes: &[u8]| std::fs::write(part.join(name), bytes).map_err(|e| io_error(name, e));
     for name in COMPANIONS {
         if let Some(bytes) = checkpoint.read_small(name, MAX_SMALL_BYTES).await? {
-            write(name, &bytes)?;
+            folder.write(name, &bytes)?;
         }
     }
-    write("config.json", config.as_bytes())?;
+    folder.write("config.json", config.as_bytes())?;
     journal.remove()?;
-    // Where the folder is there and empty.
-    let _ = std::fs::remove_dir(folder);
-    std::fs::rename(&part, folder).map_err(|e| io_error(&base_name(folder), e))?;
+    folder.finish()?;
     Ok(summary)
 }
 
@@ -227,7 +141,7 @@ async fn work(
                 let mut sums = (0.0, 0.0);
                 match job.module {
                     Some(module) => {
-                        let scheme = scheme_of(info, options);
+                        let scheme = scheme_of(job, options);
                         sums = pack_tensor(checkpoint, info, module, scheme, writer, &mut on_bytes).await?;
                     }
                     None => copy_tensor(checkpoint, info, writer, &mut on_bytes).await?,
@@ -249,14 +163,6 @@ async fn work(
         }
     }
     Ok(())
-}
-
-/// The name that a folder has until it is complete.
-fn part_of(folder: &Path) -> Result<PathBuf> {
-    let refuse = || Error::Io { file: base_name(folder), reason: "expected the name of a new folder".into() };
-    let mut name = folder.file_name().ok_or_else(refuse)?.to_os_string();
-    name.push(".part");
-    Ok(folder.with_file_name(name))
 }
 
 /// The source's `config.json` with `quantization_config`.
@@ -294,7 +200,7 @@ async fn config_json(checkpoint: &Checkpoint, options: &QuantizeOptions, ignored
 /// Copies a tensor as it is.
 async fn copy_tensor(
     checkpoint: &Checkpoint,
-    info: &TensorInfo,
+    info: &StoredTensor,
     writer: &mut CheckpointWriter,
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<()> {
@@ -313,14 +219,14 @@ async fn copy_tensor(
 /// Packs a matrix, some rows at a time; returns its squared error and its sum of squares.
 async fn pack_tensor(
     checkpoint: &Checkpoint,
-    info: &TensorInfo,
+    info: &StoredTensor,
     module: &str,
     scheme: Scheme,
     writer: &mut CheckpointWriter,
     on_bytes: &mut dyn FnMut(u64),
 ) -> Result<(f64, f64)> {
     let (rows, cols) = (info.shape[0] as usize, info.shape[1] as usize);
-    let row_bytes = cols * info.dtype.bytes();
+    let row_bytes = (info.bytes / info.shape[0]) as usize;
     let (row_words, groups) = ((cols * scheme.bits as usize).div_ceil(32), cols / scheme.group);
     // Whole words of zero points, which are packed along the rows.
     let step = (CHUNK_BYTES / row_bytes).max(1).next_multiple_of(8);

@@ -4,7 +4,7 @@
 
 use half::{bf16, f16};
 
-use crate::files::checkpoint::TensorType;
+use crate::files::safetensors::TensorType;
 
 /// How one matrix is packed.
 #[derive(Clone, Copy)]

@@ -1,14 +1,16 @@
 //! Which tensors are packed, and what each becomes.
 
 use super::packing::Scheme;
-use super::{Kept, QuantizeOptions};
+use super::report::{Kept, QuantizeOptions};
 use crate::error::{Error, Result, printable};
-use crate::files::checkpoint::{Checkpoint, NewTensor, TensorInfo, TensorType};
+use crate::files::checkpoint::{Checkpoint, ElementType, StoredTensor};
 use crate::files::config::Target;
+use crate::files::safetensors::{NewTensor, TensorType};
 
 /// What becomes of one tensor.
 pub(super) struct Job<'a> {
-    pub(super) info: &'a TensorInfo,
+    pub(super) info: &'a StoredTensor,
+    dtype: TensorType,
     /// The module's name, where it is packed.
     pub(super) module: Option<&'a str>,
 }
@@ -54,7 +56,10 @@ pub(super) fn plan<'a>(
     let mut kept = Vec::new();
     let mut jobs = Vec::new();
     for info in infos {
-        let float = TensorType::FLOATS.contains(&info.dtype) && info.shape.len() == 2 && !info.is_empty();
+        let ElementType::Number(dtype) = info.dtype else {
+            return refuse(format!("{} is packed already", printable(&info.name)));
+        };
+        let float = TensorType::FLOATS.contains(&dtype) && info.shape.len() == 2 && info.bytes > 0;
         let mut module = info.name.strip_suffix(".weight").filter(|name| float && is_linear(name));
         if let Some(name) = module {
             let mut reason = None;
@@ -84,7 +89,7 @@ pub(super) fn plan<'a>(
                 module = None;
             }
         }
-        jobs.push(Job { info, module });
+        jobs.push(Job { info, dtype, module });
     }
     if let Some((text, ..)) = targets.iter().find(|(_, _, used)| !used) {
         return refuse(format!("ignore {}: no linear layer has such a name", printable(text)));
@@ -95,9 +100,9 @@ pub(super) fn plan<'a>(
     Ok((jobs, kept, ignored))
 }
 
-pub(super) fn scheme_of(info: &TensorInfo, options: &QuantizeOptions) -> Scheme {
-    let group = options.group_size.unwrap_or(info.shape[1] as usize);
-    let scales = if info.dtype == TensorType::F16 { TensorType::F16 } else { TensorType::BF16 };
+pub(super) fn scheme_of(job: &Job, options: &QuantizeOptions) -> Scheme {
+    let group = options.group_size.unwrap_or(job.info.shape[1] as usize);
+    let scales = if job.dtype == TensorType::F16 { TensorType::F16 } else { TensorType::BF16 };
     Scheme { bits: options.bits, group, symmetric: options.symmetric, scales }
 }
 
@@ -105,9 +110,9 @@ pub(super) fn scheme_of(info: &TensorInfo, options: &QuantizeOptions) -> Scheme 
 pub(super) fn outputs(job: &Job, options: &QuantizeOptions) -> Vec<NewTensor> {
     let info = job.info;
     let Some(module) = job.module else {
-        return vec![NewTensor { name: info.name.clone(), dtype: info.dtype, shape: info.shape.clone() }];
+        return vec![NewTensor { name: info.name.clone(), dtype: job.dtype, shape: info.shape.clone() }];
     };
-    let Scheme { bits, group, symmetric, scales } = scheme_of(info, options);
+    let Scheme { bits, group, symmetric, scales } = scheme_of(job, options);
     let (rows, cols) = (info.shape[0], info.shape[1]);
     let groups = cols / group as u64;
     let words = |n: u64| (n * u64::from(bits)).div_ceil(32);

@@ -1,4 +1,4 @@
-//! GGUF's blocks of packed weights -> the planar layout of [`matrix`](crate::weights::matrix), without a step between.
+//! GGUF's blocks of packed weights -> the planar [`layout`](crate::weights::layout), without a step between.
 //!
 //! Source of the layouts: ggml's `ggml-common.h` and `dequantize_row_*` (<https://github.com/ggml-org/ggml>). Every
 //! type is `scale * q + offset` with unsigned `q`: Q4_0 `d (q - 8)`, Q4_1 `d q + m`, Q8_0 `d (q - 128)` once the sign
@@ -7,8 +7,8 @@
 use half::f16;
 
 use crate::device::tensor::DType;
-use crate::files::checkpoint::TensorType;
-use crate::weights::matrix::Format;
+use crate::files::gguf::BlockType;
+use crate::weights::layout::Format;
 
 /// Scales and offsets of groups, in their order.
 #[derive(Default)]
@@ -21,18 +21,14 @@ pub struct GroupScales {
 
 /// How a packed type lies in device memory: format, type of the scales, whether there are offsets. Scales stay f16
 /// where a block stores them so, and are f32 where they are products.
-///
-/// # Panics
-/// When the type is not a packed one.
-pub fn on_device(dtype: TensorType) -> (Format, DType, bool) {
+pub fn on_device(dtype: BlockType) -> (Format, DType, bool) {
     match dtype {
-        TensorType::Q4_0 => (Format::Int { bits: 4, group: 32 }, DType::F16, false),
-        TensorType::Q4_1 => (Format::Int { bits: 4, group: 32 }, DType::F16, true),
-        TensorType::Q8_0 => (Format::Int { bits: 8, group: 32 }, DType::F16, false),
-        TensorType::Q4_K => (Format::Int { bits: 4, group: 32 }, DType::F32, true),
-        TensorType::Q5_K => (Format::Int { bits: 8, group: 32 }, DType::F32, true),
-        TensorType::Q6_K => (Format::Int { bits: 8, group: 16 }, DType::F32, false),
-        _ => panic!("{dtype} is not packed"),
+        BlockType::Q4_0 => (Format::Int { bits: 4, group: 32 }, DType::F16, false),
+        BlockType::Q4_1 => (Format::Int { bits: 4, group: 32 }, DType::F16, true),
+        BlockType::Q8_0 => (Format::Int { bits: 8, group: 32 }, DType::F16, false),
+        BlockType::Q4_K => (Format::Int { bits: 4, group: 32 }, DType::F32, true),
+        BlockType::Q5_K => (Format::Int { bits: 8, group: 32 }, DType::F32, true),
+        BlockType::Q6_K => (Format::Int { bits: 8, group: 16 }, DType::F32, false),
     }
 }
 
@@ -41,37 +37,37 @@ pub fn on_device(dtype: TensorType) -> (Format, DType, bool) {
 ///
 /// # Errors
 /// The index of the first element of a block whose scale or offset is not a finite number.
-pub fn repack(dtype: TensorType, blocks: &[u8], words: &mut Vec<u32>, out: &mut GroupScales) -> Result<(), usize> {
+pub fn repack(dtype: BlockType, blocks: &[u8], words: &mut Vec<u32>, out: &mut GroupScales) -> Result<(), usize> {
     for (number, block) in blocks.chunks_exact(dtype.bytes()).enumerate() {
         let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
         let (d, second) = (half(0), half(2));
         let mut finite = d.is_finite();
         match dtype {
-            TensorType::Q4_0 | TensorType::Q4_1 => {
+            BlockType::Q4_0 | BlockType::Q4_1 => {
                 out.scales.extend(&block[..2]);
-                if dtype == TensorType::Q4_1 {
+                if dtype == BlockType::Q4_1 {
                     finite &= second.is_finite();
                     out.offsets.push(second.to_f32());
                 }
                 nibbles(block.last_chunk::<16>().expect("16 bytes of integers"), words);
             }
-            TensorType::Q8_0 => {
+            BlockType::Q8_0 => {
                 out.scales.extend(&block[..2]);
                 // Two's complement and the offset binary of the planar layout differ in the sign bit.
                 words.extend(block[2..].as_chunks().0.iter().map(|b| u32::from_le_bytes(*b) ^ 0x8080_8080));
             }
-            TensorType::Q4_K | TensorType::Q5_K => {
+            BlockType::Q4_K | BlockType::Q5_K => {
                 finite &= second.is_finite();
                 for group in 0..8 {
                     let (scale, min) = scale_and_min(&block[4..16], group);
                     out.scales.extend((d.to_f32() * f32::from(scale)).to_le_bytes());
                     out.offsets.push(-second.to_f32() * f32::from(min));
                 }
-                let (high, low) = block[16..].split_at(if dtype == TensorType::Q5_K { 32 } else { 0 });
+                let (high, low) = block[16..].split_at(if dtype == BlockType::Q5_K { 32 } else { 0 });
                 // 64 elements a step: the low nibbles of 32 bytes, then their high ones.
                 for (step, low) in low.chunks_exact(32).enumerate() {
                     for part in 0..2 {
-                        if dtype == TensorType::Q4_K {
+                        if dtype == BlockType::Q4_K {
                             words.extend(low.chunks_exact(8).map(|b| nibbles_word(b, 4 * part)));
                         } else {
                             let bit = 2 * step + part;
@@ -80,7 +76,7 @@ pub fn repack(dtype: TensorType, blocks: &[u8], words: &mut Vec<u32>, out: &mut 
                     }
                 }
             }
-            TensorType::Q6_K => {
+            BlockType::Q6_K => {
                 let d = half(208);
                 finite = d.is_finite();
                 let scales = &block[192..208];
@@ -96,10 +92,9 @@ pub fn repack(dtype: TensorType, blocks: &[u8], words: &mut Vec<u32>, out: &mut 
                     }
                 }
             }
-            _ => panic!("{dtype} is not packed"),
         }
         if !finite {
-            return Err(number * dtype.block_len());
+            return Err(number * dtype.elements());
         }
     }
     Ok(())
@@ -135,49 +130,48 @@ fn scale_and_min(packed: &[u8], group: usize) -> (u8, u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::matrix::unpack_row;
+    use crate::weights::layout::unpack_row;
 
     /// One block by ggml's own formulas, element by element.
-    fn dequantized(dtype: TensorType, b: &[u8]) -> Vec<f32> {
+    fn dequantized(dtype: BlockType, b: &[u8]) -> Vec<f32> {
         let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
         let d = half(0);
         let k = |j: usize| scale_and_min(&b[4..16], j);
-        (0..dtype.block_len())
+        (0..dtype.elements())
             .map(|i| match dtype {
-                TensorType::Q4_0 => d * (f32::from(b[2 + i % 16] >> (i / 16 * 4) & 15) - 8.0),
-                TensorType::Q4_1 => d * f32::from(b[4 + i % 16] >> (i / 16 * 4) & 15) + half(2),
-                TensorType::Q8_0 => d * f32::from(b[2 + i] as i8),
-                TensorType::Q4_K => {
+                BlockType::Q4_0 => d * (f32::from(b[2 + i % 16] >> (i / 16 * 4) & 15) - 8.0),
+                BlockType::Q4_1 => d * f32::from(b[4 + i % 16] >> (i / 16 * 4) & 15) + half(2),
+                BlockType::Q8_0 => d * f32::from(b[2 + i] as i8),
+                BlockType::Q4_K => {
                     let q = b[16 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
                     d * f32::from(k(i / 32).0) * f32::from(q) - half(2) * f32::from(k(i / 32).1)
                 }
-                TensorType::Q5_K => {
+                BlockType::Q5_K => {
                     let low = b[48 + i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4) & 15;
                     let q = low + (b[16 + i % 32] >> (i / 32) & 1) * 16;
                     d * f32::from(k(i / 32).0) * f32::from(q) - half(2) * f32::from(k(i / 32).1)
                 }
-                TensorType::Q6_K => {
+                BlockType::Q6_K => {
                     let (n, l) = (i / 128, i % 32);
                     let quarter = i % 128 / 32;
                     let low = b[n * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4) & 15;
                     let q = i32::from(low | (b[128 + n * 32 + l] >> (2 * quarter) & 3) << 4) - 32;
                     half(208) * f32::from(b[192 + i / 16] as i8) * q as f32
                 }
-                _ => unreachable!(),
             })
             .collect()
     }
 
     #[test]
     fn repacked_blocks_hold_the_same_numbers() {
-        use TensorType::*;
+        use BlockType::*;
         let mut state = 7u64;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 56) as u8
         };
         for dtype in [Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K] {
-            let (rows, cols) = (3, 2 * dtype.block_len());
+            let (rows, cols) = (3, 2 * dtype.elements());
             let mut blocks: Vec<u8> = (0..rows * 2 * dtype.bytes()).map(|_| next()).collect();
             for (i, block) in blocks.chunks_mut(dtype.bytes()).enumerate() {
                 // Finite scales; one below f16's normal numbers.
@@ -208,7 +202,7 @@ mod tests {
             }
             let at = if dtype == Q6_K { 208 } else { 0 } + dtype.bytes();
             blocks[at..at + 2].copy_from_slice(&f16::NAN.to_le_bytes());
-            assert_eq!(repack(dtype, &blocks, &mut words, &mut out), Err(dtype.block_len()), "{dtype}");
+            assert_eq!(repack(dtype, &blocks, &mut words, &mut out), Err(dtype.elements()), "{dtype}");
         }
     }
 }

@@ -1,16 +1,20 @@
 //! Checkpoint tensors -> device memory, one by one through a small staging buffer.
 //!
-//! A model's `load` runs twice over the same [`Loader`] calls: once to plan (nothing is read; shapes, types and bytes
-//! are collected, and everything that is missing is reported at once), once to load.
+//! A model's `load` makes the same [`Loader`] calls twice: once to plan (nothing is read; shapes, types and bytes are
+//! collected, and everything that is missing is reported at once), once to load.
 
-use crate::device::tensor::{BLOCK_ROWS, DType, MAX_TEXELS, Storage, Tensor};
+use std::ops::Range;
+
+use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::{DeviceInfo, Pool};
 use crate::error::{Error, Result};
-use crate::files::checkpoint::{Checkpoint, Requirement, TensorInfo, TensorType};
+use crate::files::checkpoint::{Checkpoint, ElementType, Requirement, StoredTensor};
 use crate::files::config::QuantizationConfig;
-use crate::ops::cache::rope::RopeTables;
+use crate::files::gguf::BlockType;
+use crate::files::safetensors::TensorType;
 use crate::weights::gguf_blocks::{self, GroupScales};
-use crate::weights::matrix::{Format, Matrix, Part};
+use crate::weights::layout::{BLOCK_ROWS, Format, Layout, pack_f32, write_rows};
+use crate::weights::matrix::{Matrix, Part};
 
 /// Bytes of host memory that tensors pass through: what stays in a core's cache from the file to the device, but large
 /// in a browser, where every read is a call of JavaScript.
@@ -31,6 +35,8 @@ pub struct Loader<'a> {
     /// What the calls asked for, with the bytes that it takes on the device.
     pub requirements: Vec<Requirement>,
     pub device_bytes: u64,
+    /// Bytes that it takes in the checkpoint.
+    pub stored_bytes: u64,
     pub largest_buffer: u64,
 }
 
@@ -42,6 +48,8 @@ pub struct Layers<L> {
     /// Bytes that all of them take on the device, and the largest; 0 where they are streamed.
     pub bytes: u64,
     pub largest_bytes: u64,
+    /// Bytes that all of them take in the checkpoint; 0 where they are streamed.
+    pub stored_bytes: u64,
 }
 
 impl<L> Layers<L> {
@@ -52,10 +60,11 @@ impl<L> Layers<L> {
         stream: bool,
         one: impl AsyncFn(&mut Loader<'_>, usize) -> Result<L>,
     ) -> Result<Layers<L>> {
-        let mut layers = Layers { kept: None, count, bytes: 0, largest_bytes: 0 };
+        let mut layers = Layers { kept: None, count, bytes: 0, largest_bytes: 0, stored_bytes: 0 };
         if stream {
             return Ok(layers);
         }
+        let stored_before = loader.stored_bytes;
         let mut kept = Vec::with_capacity(count);
         for i in 0..count {
             let before = loader.device_bytes;
@@ -65,6 +74,7 @@ impl<L> Layers<L> {
             layers.largest_bytes = layers.largest_bytes.max(bytes);
         }
         layers.kept = Some(kept);
+        layers.stored_bytes = loader.stored_bytes - stored_before;
         Ok(layers)
     }
 }
@@ -78,11 +88,9 @@ enum Mode<'a> {
 struct Stored {
     name: String,
     rows: usize,
-    format: Format,
-    scales: Option<DType>,
-    offsets: bool,
+    layout: Layout,
     /// GGUF's packed type, where it is one.
-    blocks: Option<TensorType>,
+    blocks: Option<BlockType>,
 }
 
 impl<'a> Loader<'a> {
@@ -100,6 +108,7 @@ impl<'a> Loader<'a> {
             mode: Mode::Plan,
             requirements: Vec::new(),
             device_bytes: 0,
+            stored_bytes: 0,
             largest_buffer: 0,
         }
     }
@@ -132,7 +141,7 @@ impl<'a> Loader<'a> {
 
     /// A float tensor as f32 on the host: small ones only.
     pub async fn host_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        self.require(name, shape, &TensorType::FLOATS);
+        self.require(name, shape, &ElementType::FLOATS);
         let len: usize = shape.iter().product();
         match &mut self.mode {
             Mode::Plan => Ok(vec![0.0; len]),
@@ -149,15 +158,16 @@ impl<'a> Loader<'a> {
     /// A vector or other small float tensor, kept in f32.
     pub async fn f32(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let values = self.host_f32(name, shape).await?;
-        self.upload_f32(shape, &values)
+        self.made_f32(shape, || values)
     }
 
-    /// Values that the host made, as a tensor of the loader's pool.
-    pub fn upload_f32(&mut self, shape: &[usize], values: &[f32]) -> Result<Tensor> {
-        self.count(Tensor::new(0, DType::F32, shape));
+    /// Values that no file holds, as a tensor of f32; planning does not make them.
+    pub fn made_f32(&mut self, shape: &[usize], make: impl FnOnce() -> Vec<f32>) -> Result<Tensor> {
+        let planned = Tensor::new(0, DType::F32, shape);
+        self.count(planned);
         match &mut self.mode {
-            Mode::Plan => Ok(Tensor::new(0, DType::F32, shape)),
-            Mode::Load { pool, .. } => pool.f32(shape, values),
+            Mode::Plan => Ok(planned),
+            Mode::Load { pool, .. } => pool.f32(shape, &make()),
         }
     }
 
@@ -169,30 +179,18 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The tables of the rotary embedding, which no file holds.
-    pub fn rope_tables(&mut self, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
-        let table = Tensor::new(0, DType::F32, &[positions, head_dim / 2]);
-        self.count(table);
-        self.count(table);
-        match &mut self.mode {
-            Mode::Plan => Ok(RopeTables { cos: table, sin: table }),
-            Mode::Load { pool, .. } => RopeTables::new(pool, base, head_dim, positions),
-        }
-    }
-
     /// The weight matrix of a linear layer without its `.weight`, or several with as many columns, one below the
     /// other: `(name, rows)`. Packed ones have `.weight_packed` and `.weight_scale`.
     pub async fn linear(&mut self, layers: &[(&str, usize)], cols: usize) -> Result<Matrix> {
         let stored = layers.iter().map(|(name, rows)| self.stored_linear(name, *rows, cols)).collect::<Result<_>>()?;
-        self.matrix(stored, cols).await
+        self.matrix(stored).await
     }
 
     /// A dense matrix by its tensor's name, of any shape that has `rows` rows and `rows * cols` elements.
     pub async fn table(&mut self, name: &str, shape: &[usize]) -> Result<Matrix> {
-        self.require(name, shape, &TensorType::MATRICES);
-        let cols = shape[1..].iter().product();
-        let stored = self.stored_dense(name.into(), shape[0]);
-        self.matrix(vec![stored], cols).await
+        self.require(name, shape, &ElementType::matrices());
+        let stored = self.stored_dense(name.into(), shape[0], shape[1..].iter().product());
+        self.matrix(vec![stored]).await
     }
 
     /// A float tensor [rows, cols] as the matrix [cols, rows], in the type it is stored in.
@@ -200,22 +198,23 @@ impl<'a> Loader<'a> {
         let values = self.host_f32(name, &[rows, cols]).await?;
         let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
         let format = self.dense_format(name);
-        self.count(Tensor::new(0, DType::U32, &[self.storage.rows(cols), format.row_words(rows)]).stored(self.storage));
-        match &mut self.mode {
-            Mode::Plan => Ok(Matrix { rows: cols, cols: rows, parts: Vec::new() }),
-            Mode::Load { pool, .. } => Matrix::from_f32(pool, cols, rows, &turned, format),
+        let part = self.new_part(Layout::floats(self.storage, rows, format), 0, cols)?;
+        if let Mode::Load { pool, .. } = &mut self.mode {
+            write_rows(pool.device(), part.words, 0, bytemuck::cast_slice(&pack_f32(rows, &turned, format)))?;
         }
+        Ok(Matrix { rows: cols, cols: rows, parts: vec![part] })
     }
 
     fn dense_format(&self, name: &str) -> Format {
         match self.checkpoint.tensor(name).map(|t| t.dtype) {
-            Some(TensorType::F16) => Format::F16,
-            Some(TensorType::BF16) => Format::BF16,
+            Some(ElementType::Number(TensorType::F16)) => Format::F16,
+            Some(ElementType::Number(TensorType::BF16)) => Format::BF16,
             _ => Format::F32,
         }
     }
 
-    fn require(&mut self, name: &str, shape: &[usize], types: &[TensorType]) {
+    fn require(&mut self, name: &str, shape: &[usize], types: &[ElementType]) {
+        self.stored_bytes += self.checkpoint.tensor(name).map_or(0, |t| t.bytes);
         self.requirements.push(Requirement {
             name: name.into(),
             shape: shape.iter().map(|&n| n as u64).collect(),
@@ -224,17 +223,15 @@ impl<'a> Loader<'a> {
     }
 
     /// A matrix that is one tensor of the checkpoint.
-    fn stored_dense(&self, name: String, rows: usize) -> Stored {
-        let dtype = self.checkpoint.tensor(&name).map(|t| t.dtype).filter(|t| t.is_packed());
-        match dtype.map(|dtype| (dtype, gguf_blocks::on_device(dtype))) {
-            Some((dtype, (format, scales, offsets))) => {
-                Stored { name, rows, format, scales: Some(scales), offsets, blocks: Some(dtype) }
-            }
-            None => {
-                let format = self.dense_format(&name);
-                Stored { name, rows, format, scales: None, offsets: false, blocks: None }
-            }
+    fn stored_dense(&self, name: String, rows: usize, cols: usize) -> Stored {
+        let storage = self.storage;
+        if let Some(ElementType::Block(blocks)) = self.checkpoint.tensor(&name).map(|t| t.dtype) {
+            let (format, scales, offsets) = gguf_blocks::on_device(blocks);
+            let layout = Layout { storage, cols, format, scales: Some(scales), offsets };
+            return Stored { name, rows, layout, blocks: Some(blocks) };
         }
+        let layout = Layout::floats(storage, cols, self.dense_format(&name));
+        Stored { name, rows, layout, blocks: None }
     }
 
     fn stored_linear(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored> {
@@ -242,8 +239,8 @@ impl<'a> Loader<'a> {
         let scheme = self.quantization.filter(|_| self.has(&packed)).and_then(|q| q.scheme_for(name, "Linear"));
         let Some(scheme) = scheme else {
             let name = format!("{name}.weight");
-            self.require(&name, &[rows, cols], &TensorType::MATRICES);
-            return Ok(self.stored_dense(name, rows));
+            self.require(&name, &[rows, cols], &ElementType::matrices());
+            return Ok(self.stored_dense(name, rows, cols));
         };
         let bits = scheme.num_bits;
         let group = scheme.group_size.unwrap_or(cols);
@@ -255,98 +252,62 @@ impl<'a> Loader<'a> {
             });
         }
         let groups = cols / group;
-        self.require(&packed, &[rows, (cols * bits).div_ceil(32)], &[TensorType::I32]);
+        self.require(&packed, &[rows, (cols * bits).div_ceil(32)], &[ElementType::Number(TensorType::I32)]);
         let scale = format!("{name}.weight_scale");
-        self.require(&scale, &[rows, groups], &TensorType::FLOATS);
+        self.require(&scale, &[rows, groups], &ElementType::FLOATS);
         // Says what config.json says too.
         let shape = format!("{name}.weight_shape");
         if self.has(&shape) {
-            self.require(&shape, &[2], &[TensorType::I64, TensorType::I32]);
+            self.require(&shape, &[2], &[TensorType::I64, TensorType::I32].map(ElementType::Number));
         }
         if !scheme.symmetric {
             let zero_point = format!("{name}.weight_zero_point");
-            self.require(&zero_point, &[(rows * bits).div_ceil(32), groups], &[TensorType::I32]);
+            self.require(&zero_point, &[(rows * bits).div_ceil(32), groups], &[ElementType::Number(TensorType::I32)]);
         }
         let scales = match self.checkpoint.tensor(&scale).map(|t| t.dtype) {
-            Some(TensorType::F16) => DType::F16,
-            Some(TensorType::BF16) => DType::BF16,
+            Some(ElementType::Number(TensorType::F16)) => DType::F16,
+            Some(ElementType::Number(TensorType::BF16)) => DType::BF16,
             _ => DType::F32,
         };
-        Ok(Stored {
-            name: name.into(),
-            rows,
-            format: Format::Int { bits: bits as u32, group },
-            scales: Some(scales),
-            offsets: !scheme.symmetric,
-            blocks: None,
-        })
+        let format = Format::Int { bits: bits as u32, group };
+        let layout = Layout { storage: self.storage, cols, format, scales: Some(scales), offsets: !scheme.symmetric };
+        Ok(Stored { name: name.into(), rows, layout, blocks: None })
     }
 
-    async fn matrix(&mut self, stored: Vec<Stored>, cols: usize) -> Result<Matrix> {
+    /// The matrices `stored`, which have as many columns, one below the other.
+    async fn matrix(&mut self, stored: Vec<Stored>) -> Result<Matrix> {
         let rows = stored.iter().map(|s| s.rows).sum();
         let mut parts = Vec::new();
         let mut first_row = 0;
-        // Neighbours of one format share a part, where they are whole blocks of rows.
-        let storage = self.storage;
-        let alike = |a: &Stored, b: &Stored| {
-            (a.format, a.scales, a.offsets) == (b.format, b.scales, b.offsets) && storage.rows(a.rows) == a.rows
-        };
+        // Neighbours of one layout share a part, where they are whole blocks of rows.
+        let alike = |a: &Stored, b: &Stored| a.layout == b.layout && a.layout.ends_a_block(a.rows);
         for alike in stored.chunk_by(alike) {
             let total: usize = alike.iter().map(|s| s.rows).sum();
-            let most = self.most_rows(alike[0].format, cols);
+            let most = alike[0].layout.rows_per_part(self.max_binding_bytes);
             for from in (0..total).step_by(most) {
-                let part = self.part(alike, cols, first_row, from..total.min(from + most)).await?;
+                let part = self.part(alike, first_row, from..total.min(from + most)).await?;
                 parts.push(part);
                 first_row += part.rows;
             }
         }
-        Ok(Matrix { rows, cols, parts })
+        Ok(Matrix { rows, cols: stored[0].layout.cols, parts })
     }
 
-    /// Rows of `cols` elements that one part can hold.
-    fn most_rows(&self, format: Format, cols: usize) -> usize {
-        let row_words = format.row_words(cols);
-        let most = match self.storage {
-            Storage::Buffer => (self.max_binding_bytes / (row_words as u64 * 4)) as usize,
-            _ => MAX_TEXELS / (row_words / 4).max(format.groups(cols)) / BLOCK_ROWS * BLOCK_ROWS,
-        };
-        most.max(self.storage.rows(1))
+    /// Room for rows `first_row ..` of a matrix.
+    fn new_part(&mut self, layout: Layout, first_row: usize, rows: usize) -> Result<Part> {
+        Part::new(layout, first_row, rows, |storage, dtype, shape| {
+            let tensor = match &mut self.mode {
+                Mode::Plan => Tensor::new(0, dtype, shape).stored(storage),
+                Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, shape)?,
+            };
+            self.count(tensor);
+            Ok(tensor)
+        })
     }
 
     /// Rows `range` of the stacked matrices `alike`.
-    async fn part(
-        &mut self,
-        alike: &[Stored],
-        cols: usize,
-        first_row: usize,
-        range: std::ops::Range<usize>,
-    ) -> Result<Part> {
-        let Stored { format, scales, offsets, .. } = alike[0];
-        let rows = range.len();
-        let (row_words, groups) = (format.row_words(cols), format.groups(cols));
-        let tensors = [
-            Some((self.storage, DType::U32, row_words)),
-            scales.map(|dtype| (self.storage.of_words(), dtype, groups)),
-            offsets.then_some((self.storage.of_words(), DType::F32, groups)),
-        ];
-        let mut made = [None; 3];
-        for (slot, wanted) in made.iter_mut().zip(tensors) {
-            let Some((storage, dtype, width)) = wanted else { continue };
-            let tensor = match &mut self.mode {
-                Mode::Plan => Tensor::new(0, dtype, &[storage.rows(rows), width]).stored(storage),
-                Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, &[storage.rows(rows), width])?,
-            };
-            self.count(tensor);
-            *slot = Some(tensor);
-        }
-        let part = Part {
-            first_row,
-            rows,
-            format,
-            words: made[0].expect("every part has words"),
-            scales: made[1],
-            offsets: made[2],
-        };
+    async fn part(&mut self, alike: &[Stored], first_row: usize, range: Range<usize>) -> Result<Part> {
+        let part = self.new_part(alike[0].layout, first_row, range.len())?;
         if let Mode::Plan = self.mode {
             return Ok(part);
         }
@@ -357,19 +318,19 @@ impl<'a> Loader<'a> {
             let to = range.end.min(above + matrix.rows);
             if from < to {
                 let piece = from - above..to - above;
-                self.upload_words(matrix, cols, piece.clone(), part.words, from - range.start, &mut all).await?;
+                self.upload_words(matrix, piece.clone(), part.words, from - range.start, &mut all).await?;
                 if matrix.blocks.is_none() {
-                    self.read_scales(matrix, groups, piece, &mut all).await?;
+                    self.read_scales(matrix, piece, &mut all).await?;
                 }
             }
             above += matrix.rows;
         }
         let Mode::Load { pool, .. } = &mut self.mode else { unreachable!("planning returned above") };
         if let Some(scales) = part.scales {
-            pool.device().write_rows(scales, 0, &all.scales)?;
+            write_rows(pool.device(), scales, 0, &all.scales)?;
         }
         if let Some(offsets) = part.offsets {
-            pool.device().write_rows(offsets, 0, bytemuck::cast_slice(&all.offsets))?;
+            write_rows(pool.device(), offsets, 0, bytemuck::cast_slice(&all.offsets))?;
         }
         Ok(part)
     }
@@ -379,27 +340,27 @@ impl<'a> Loader<'a> {
     async fn upload_words(
         &mut self,
         matrix: &Stored,
-        cols: usize,
-        rows: std::ops::Range<usize>,
+        rows: Range<usize>,
         words: Tensor,
         to_row: usize,
         out: &mut GroupScales,
     ) -> Result<()> {
         let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
-        let bits = cols * matrix.format.bits();
-        let (name, stored_row) = match (matrix.blocks, matrix.scales) {
-            (Some(blocks), _) => (&matrix.name, cols / blocks.block_len() * blocks.bytes()),
+        let Layout { cols, format, scales, .. } = matrix.layout;
+        let bits = cols * format.bits();
+        let (name, stored_row) = match (matrix.blocks, scales) {
+            (Some(blocks), _) => (&matrix.name, cols / blocks.elements() * blocks.bytes()),
             (None, Some(_)) => (&format!("{}.weight_packed", matrix.name), bits.div_ceil(32) * 4),
             (None, None) => (&matrix.name, bits / 8),
         };
         let info = self.checkpoint.get(name)?;
-        let row_bytes = matrix.format.row_words(cols) * 4;
-        let rows_a_time = rows_a_time(self.checkpoint, info, STAGING_BYTES / stored_row);
-        let mut staging = vec![0u8; stored_row * rows_a_time.min(rows.len())];
+        let row_bytes = format.row_words(cols) * 4;
+        let rows_per_read = rows_per_read(info, STAGING_BYTES / stored_row);
+        let mut staging = vec![0u8; stored_row * rows_per_read.min(rows.len())];
         let (mut unpacked, mut padded) = (Vec::new(), Vec::new());
-        for row in rows.clone().step_by(rows_a_time) {
-            let bytes = &mut staging[..rows_a_time.min(rows.end - row) * stored_row];
-            read_rows(self.checkpoint, info, row, bytes, stored_row).await?;
+        for row in rows.clone().step_by(rows_per_read) {
+            let bytes = &mut staging[..rows_per_read.min(rows.end - row) * stored_row];
+            self.checkpoint.read_rows(info, row, bytes, stored_row).await?;
             on_bytes(bytes.len() as u64);
             let made: &[u8] = if let Some(blocks) = matrix.blocks {
                 unpacked.clear();
@@ -418,24 +379,19 @@ impl<'a> Loader<'a> {
                 }
                 &padded
             };
-            pool.device().write_rows(words, to_row + row - rows.start, made)?;
+            write_rows(pool.device(), words, to_row + row - rows.start, made)?;
         }
         Ok(())
     }
 
     /// Appends the scales, as stored, and the offsets of some rows.
-    async fn read_scales(
-        &mut self,
-        matrix: &Stored,
-        groups: usize,
-        rows: std::ops::Range<usize>,
-        out: &mut GroupScales,
-    ) -> Result<()> {
+    async fn read_scales(&mut self, matrix: &Stored, rows: Range<usize>, out: &mut GroupScales) -> Result<()> {
         let Mode::Load { on_bytes, .. } = &mut self.mode else { return Ok(()) };
-        let Format::Int { bits, .. } = matrix.format else { return Ok(()) };
+        let Format::Int { bits, .. } = matrix.layout.format else { return Ok(()) };
+        let groups = matrix.layout.format.groups(matrix.layout.cols);
         let name = format!("{}.weight_scale", matrix.name);
         let info = self.checkpoint.get(&name)?;
-        let size = info.dtype.bytes();
+        let size = matrix.layout.scales.expect("integers have scales").bytes();
         let start = out.scales.len();
         out.scales.resize(start + rows.len() * groups * size, 0);
         let scales = &mut out.scales[start..];
@@ -445,7 +401,7 @@ impl<'a> Loader<'a> {
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: name, index: (rows.start * groups + index) as u64 });
         }
-        if matrix.offsets {
+        if matrix.layout.offsets {
             // Packed along the rows: word r * bits / 32 of each column of groups.
             let info = self.checkpoint.get(&format!("{}.weight_zero_point", matrix.name))?;
             let per_word = 32 / bits as usize;
@@ -465,35 +421,11 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// As many rows, but whole blocks of a texture, and whole heads where rows are interleaved in them: so none is read
-/// twice.
-fn rows_a_time(checkpoint: &Checkpoint, info: &TensorInfo, rows: usize) -> usize {
+/// As many rows, but whole blocks of a texture, and whole groups that are stored together: so none is read twice.
+fn rows_per_read(info: &StoredTensor, rows: usize) -> usize {
     let mut unit = BLOCK_ROWS;
-    while checkpoint.interleaved_rows(&info.name).is_some_and(|head| !unit.is_multiple_of(head)) {
+    while !unit.is_multiple_of(info.rows_together()) {
         unit += BLOCK_ROWS;
     }
     (rows / unit).max(1) * unit
-}
-
-/// Rows from `first` on, `row_bytes` each, in the order of the safetensors layout.
-async fn read_rows(
-    checkpoint: &Checkpoint,
-    info: &TensorInfo,
-    first: usize,
-    out: &mut [u8],
-    row_bytes: usize,
-) -> Result<()> {
-    let Some(head) = checkpoint.interleaved_rows(&info.name) else {
-        return checkpoint.read(info, (first * row_bytes) as u64, out).await;
-    };
-    let last = first + out.len() / row_bytes;
-    let (from, to) = (first / head * head, last.next_multiple_of(head));
-    let mut stored = vec![0; (to - from) * row_bytes];
-    checkpoint.read(info, (from * row_bytes) as u64, &mut stored).await?;
-    for (row, out) in (first..last).zip(out.chunks_mut(row_bytes)) {
-        let (half, i) = (row % head / (head / 2), row % (head / 2));
-        let at = row / head * head - from + 2 * i + half;
-        out.copy_from_slice(&stored[at * row_bytes..][..row_bytes]);
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! GGUF files in the making, and the same models in the safetensors layout.
 
 use half::{bf16, f16};
-use qllama::files::checkpoint::{NamedTensor, TensorType, tensors_to_bytes};
+use qllama::files::safetensors::{NamedTensor, TensorType, tensors_to_bytes};
 use qllama::files::source::Memory;
 
 /// A value of a field.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use qllama::files::checkpoint::{CheckpointWriter, NewTensor, TensorType};
 use qllama::files::config::Config;
+use qllama::files::safetensors::{CheckpointWriter, NewTensor, TensorType};
 use serde_json::{Value, json};
 
 /// The published InternVL-14B-224px.

@@ -5,12 +5,13 @@ use crate::device::info::DeviceInfo;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::device::tensor::{MAX_TEXELS, Storage, TEXELS_A_ROW, Tensor, in_blocks};
+use crate::device::tensor::{MAX_TEXELS, Storage, TEXELS_PER_ROW, Tensor};
 use crate::error::{Error, Result};
 
 /// Bytes that are uploaded at a time, so that staging memory stays small, and in the processor's cache.
 /// With 16 MiB, it and what its allocator kept came to 80 MiB on Mesa's software adapter for a file of 1.2 GiB.
 const UPLOAD_WINDOW: usize = 2 << 20;
+
 /// Uploads on their way.
 #[derive(Default)]
 struct Uploads {
@@ -74,11 +75,11 @@ impl Memory {
                 }))
             }
             Storage::Words | Storage::Pieces => {
-                let rows = tensor.held_bytes() / tensor.storage.texel_bytes() / TEXELS_A_ROW;
-                check_limit("maxTextureDimension2D", rows as u64, (MAX_TEXELS / TEXELS_A_ROW) as u64)?;
+                let rows = tensor.held_bytes() / tensor.storage.texel_bytes() / TEXELS_PER_ROW;
+                check_limit("maxTextureDimension2D", rows as u64, (MAX_TEXELS / TEXELS_PER_ROW) as u64)?;
                 let texture = self.device.create_texture(&wgpu::TextureDescriptor {
                     label: None,
-                    size: texels(TEXELS_A_ROW, rows.max(1)),
+                    size: texels(TEXELS_PER_ROW, rows.max(1)),
                     mip_level_count: 1,
                     sample_count: 1,
                     dimension: wgpu::TextureDimension::D2,
@@ -110,33 +111,25 @@ impl Memory {
         }
     }
 
+    /// Copies bytes into a tensor at a byte offset: of a buffer, a multiple of 4; of a texture, whole texels.
     pub(super) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
         self.faults.check()?;
-        {
-            let memory = self.held();
-            let buffer = memory[&tensor.id].buffer();
-            let (words, rest) = bytes.split_at(bytes.len() / 4 * 4);
-            self.queue.write_buffer(buffer, offset as u64, words);
-            if !rest.is_empty() {
-                let mut last = [0; 4];
-                last[..rest.len()].copy_from_slice(rest);
-                self.queue.write_buffer(buffer, (offset + words.len()) as u64, &last);
-            }
+        match &self.held()[&tensor.id] {
+            Held::Buffer(buffer) => self.write_words(buffer, offset, bytes),
+            Held::Texture(texture, _) => self.write_texels(texture, tensor.storage, offset, bytes),
         }
         self.count_upload(bytes.len())
     }
 
-    /// Writes rows of a matrix to the texture that holds it; `first_row` is the first of a block.
-    pub(super) fn write_rows(&self, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
-        self.faults.check()?;
-        let row_bytes = tensor.width() * tensor.dtype.bytes();
-        let texels = match (tensor.storage, tensor.dtype.bytes()) {
-            (Storage::Pieces, _) => in_blocks::<16>(rows, row_bytes),
-            (_, 2) => in_blocks::<2>(rows, row_bytes),
-            _ => in_blocks::<4>(rows, row_bytes),
-        };
-        self.write_texels(tensor, first_row * row_bytes, &texels);
-        self.count_upload(texels.len())
+    /// Writes whole words, zeros behind the last byte.
+    fn write_words(&self, buffer: &wgpu::Buffer, offset: usize, bytes: &[u8]) {
+        let (words, rest) = bytes.split_at(bytes.len() / 4 * 4);
+        self.queue.write_buffer(buffer, offset as u64, words);
+        if !rest.is_empty() {
+            let mut last = [0; 4];
+            last[..rest.len()].copy_from_slice(rest);
+            self.queue.write_buffer(buffer, (offset + words.len()) as u64, &last);
+        }
     }
 
     /// Starts a window of uploads where it is full, and waits for the one before: one is filled while one is copied.
@@ -158,10 +151,9 @@ impl Memory {
     }
 
     /// Writes whole texels.
-    fn write_texels(&self, tensor: Tensor, offset: usize, bytes: &[u8]) {
-        let memory = self.held();
-        let Held::Texture(texture, _) = &memory[&tensor.id] else { panic!("{tensor:?} is in no texture") };
-        let row_bytes = TEXELS_A_ROW * tensor.storage.texel_bytes();
+    fn write_texels(&self, texture: &wgpu::Texture, storage: Storage, offset: usize, bytes: &[u8]) {
+        let texel_bytes = storage.texel_bytes();
+        let row_bytes = TEXELS_PER_ROW * texel_bytes;
         let (mut at, mut left) = (offset, bytes);
         while !left.is_empty() {
             let column = at % row_bytes;
@@ -171,16 +163,12 @@ impl Memory {
             let rows = now.len().div_ceil(row_bytes);
             self.queue.write_texture(
                 wgpu::TexelCopyTextureInfo {
-                    origin: wgpu::Origin3d {
-                        x: (column / tensor.storage.texel_bytes()) as u32,
-                        y: (at / row_bytes) as u32,
-                        z: 0,
-                    },
+                    origin: wgpu::Origin3d { x: (column / texel_bytes) as u32, y: (at / row_bytes) as u32, z: 0 },
                     ..texture.as_image_copy()
                 },
                 now,
                 wgpu::TexelCopyBufferLayout { offset: 0, bytes_per_row: Some(row_bytes as u32), rows_per_image: None },
-                texels(now.len() / rows / tensor.storage.texel_bytes(), rows),
+                texels(now.len() / rows / texel_bytes, rows),
             );
             at += now.len();
             left = later;

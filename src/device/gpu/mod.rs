@@ -110,14 +110,9 @@ impl Gpu {
         self.memory.free(id);
     }
 
-    /// Copies bytes into a tensor's buffer.
+    /// Copies bytes into a tensor's buffer or texture.
     pub(crate) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
         self.memory.write(tensor, offset, bytes)
-    }
-
-    /// Writes rows of a matrix to the texture that holds it; `first_row` is the first of a block.
-    pub(crate) fn write_rows(&self, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
-        self.memory.write_rows(tensor, first_row, rows)
     }
 
     /// Waits until the device has done everything. Does nothing in a browser, where only awaiting a read waits.

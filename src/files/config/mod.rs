@@ -6,8 +6,7 @@
 mod pattern;
 mod quantization;
 
-pub use pattern::Pattern;
-pub use quantization::{QuantizationConfig, QuantizationGroup, QuantizationScheme, Target};
+pub use quantization::{QuantizationConfig, Target};
 
 use crate::files::json::{Fields, Json, config_error, duplicate, parse, pointer};
 
@@ -57,8 +56,6 @@ pub struct VisionConfig {
     /// Whether `qkv` has a bias; false when absent.
     pub qkv_bias: bool,
     pub layer_norm_eps: f32,
-    /// The side that the published code resizes its position embedding to at start (top level of the file).
-    pub force_image_size: Option<usize>,
 }
 
 /// QLLaMA or another decoder of the LLaMA family (`qllama_config`, or the top level).
@@ -230,8 +227,9 @@ fn read_vision(f: &Fields, top: &Fields) -> Result<VisionConfig> {
         qk_normalization: f.flag("qk_normalization", Some(true))?,
         qkv_bias: f.flag("qkv_bias", Some(false))?,
         layer_norm_eps: f.positive("layer_norm_eps", None)?,
-        force_image_size: top.whole_or_null("force_image_size", patch_size, MAX_PIXELS)?,
     };
+    // The side that the published code resizes its position embedding to at start. Here every picture's own does that.
+    top.whole_or_null("force_image_size", patch_size, MAX_PIXELS)?;
     heads_divide(f, vision.hidden_size, vision.num_attention_heads)?;
     Ok(vision)
 }

@@ -11,7 +11,7 @@ use crate::ops::attention::reference::{Params, reference};
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::linear::stage;
 use crate::ops::{LANES, grid, kernel, read, write};
-use crate::weights::matrix::dtype_code;
+use crate::weights::layout::dtype_code;
 
 /// Any call.
 static PLAIN: Kernel = kernel!("attention", "attention", Params, reference);

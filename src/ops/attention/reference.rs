@@ -3,7 +3,7 @@
 use crate::device::kernel::uniform;
 use crate::device::recording::Call;
 use crate::ops::linear::dot;
-use crate::weights::matrix::read_float;
+use crate::weights::layout::read_float;
 
 uniform! {
     pub(super) struct Params {

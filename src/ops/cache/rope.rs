@@ -34,20 +34,40 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// Tables for positions below `positions`. As in the published code, the frequency is rounded to f32, and so is its
-    /// product with the position.
+    /// Tables for positions below `positions`, in `pool`.
     ///
     /// # Errors
     /// `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
     pub fn new(pool: &mut Pool, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
-        assert!(head_dim.is_multiple_of(2), "RopeTables: head_dim {head_dim} is odd");
-        let half = head_dim / 2;
-        let frequency = |i: usize| f64::from(base).powf(-2.0 * i as f64 / head_dim as f64) as f32;
-        let frequencies: Vec<f32> = (0..half).map(frequency).collect();
-        let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
-        let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
-        Ok(RopeTables { cos: pool.f32(&[positions, half], &cos)?, sin: pool.f32(&[positions, half], &sin)? })
+        RopeTables::with(base, head_dim, positions, |shape, values| pool.f32(shape, &values()))
     }
+
+    /// As [`RopeTables::new`], of tensors that `make` makes, of a shape and of values that may be asked for.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn with(
+        base: f32,
+        head_dim: usize,
+        positions: usize,
+        mut make: impl FnMut(&[usize], &dyn Fn() -> Vec<f32>) -> Result<Tensor>,
+    ) -> Result<RopeTables> {
+        assert!(head_dim.is_multiple_of(2), "RopeTables: head_dim {head_dim} is odd");
+        let shape = [positions, head_dim / 2];
+        Ok(RopeTables {
+            cos: make(&shape, &|| of_angles(f64::cos, base, head_dim, positions))?,
+            sin: make(&shape, &|| of_angles(f64::sin, base, head_dim, positions))?,
+        })
+    }
+}
+
+/// A function of the angles [positions, head_dim / 2]. As in the published code, the frequency is rounded to f32, and so
+/// is its product with the position.
+fn of_angles(function: fn(f64) -> f64, base: f32, head_dim: usize, positions: usize) -> Vec<f32> {
+    let frequency = |i: usize| f64::from(base).powf(-2.0 * i as f64 / head_dim as f64) as f32;
+    let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
+    let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
+    angles.map(|a| function(a) as f32).collect()
 }
 
 /// Splits `qkv` [rows, (heads + 2 kv_heads) * head_dim] (q, then k, then v) into heads; turns q and k by their row's
@@ -160,7 +180,7 @@ mod tests {
     use crate::device::Device;
     use crate::ops::attention::{Attention, Keys, Mask, View, attention};
     use crate::ops::testing::{compare, keep, nmse, play_both};
-    use crate::weights::matrix::read_float;
+    use crate::weights::layout::read_float;
 
     #[test]
     fn gpu_equals_reference() {

@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::device::tensor::DType;
     use crate::ops::testing::{Shape, compare, keep, random_matrix, seen};
-    use crate::weights::matrix::Format;
+    use crate::weights::layout::Format;
 
     /// The kernel that makes both products, in tiles that the tests of `linear` try too, and two kernels one after the other.
     #[test]

@@ -11,7 +11,8 @@ use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, kernel, read, unpack_row_of, write};
-use crate::weights::matrix::{Format, Matrix, Part};
+use crate::weights::layout::Format;
+use crate::weights::matrix::{Matrix, Part};
 
 /// Any groups.
 static PLAIN: Kernel = kernel!("linear", "linear", Params, reference);
@@ -102,7 +103,7 @@ impl Tile {
         Some(match part.words.storage {
             Storage::Buffer if rows <= 8 => {
                 // A GPU is full with thousands of invocations: all columns of few outputs are shared by many.
-                let pieces = part.format.row_words(cols) / 4;
+                let pieces = part.format.row_pieces(cols);
                 Tile { rows: tile_rows, outputs: 4, team: pieces.next_power_of_two().min(64), lanes: 64 }
             }
             Storage::Buffer => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 64 },
@@ -278,7 +279,7 @@ mod tests {
     use super::*;
     use crate::device::tensor::DType;
     use crate::ops::testing::{Shape, compare, keep, random_matrix};
-    use crate::weights::matrix::Format;
+    use crate::weights::layout::Format;
 
     #[test]
     fn gpu_equals_reference() {

@@ -83,7 +83,7 @@ fn examples(e: &mut Examples) {
 mod tests {
     use super::*;
     use crate::ops::testing::{Shape, compare, play_both, random_matrix};
-    use crate::weights::matrix::Format;
+    use crate::weights::layout::Format;
 
     #[test]
     fn gpu_equals_reference() {

@@ -74,7 +74,8 @@ mod tests {
     use super::*;
     use crate::ops::linear::{Epilogue, linear};
     use crate::ops::testing::{keep, play_both};
-    use crate::weights::matrix::{Format, Matrix};
+    use crate::weights::layout::Format;
+    use crate::weights::matrix::Matrix;
 
     #[test]
     fn gpu_equals_reference() {

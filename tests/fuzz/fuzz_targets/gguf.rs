@@ -7,5 +7,5 @@ use qllama::source::Memory;
 
 fuzz_target!(|data: &[u8]| {
     let source = Memory::new("fuzz").with("m.gguf", data.to_vec());
-    let _ = pollster::block_on(Gguf::open(Box::new(source), "m.gguf"));
+    let _ = pollster::block_on(Gguf::open(&source, "m.gguf"));
 });

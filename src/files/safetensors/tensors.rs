@@ -1,6 +1,7 @@
 //! Small safetensors files that are held in memory: the command line's inputs and outputs.
 
-use super::header::{TensorType, elements, header_length, parse_header};
+use super::header::{header_length, parse_header};
+use super::tensor_type::{TensorType, elements};
 use crate::error::{Error, Result, printable};
 use std::borrow::Cow;
 use std::collections::BTreeMap;

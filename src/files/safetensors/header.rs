@@ -6,6 +6,7 @@
 //! browser), the whole file as one slice, and the last of two entries with one name; hence this one. It holds nothing
 //! but the names and shapes, so its memory is bounded by the header, and that by the real file.
 
+use super::tensor_type::TensorType;
 use crate::error::{Error, Result, printable};
 use crate::files::json::{json_offset, json_reason};
 use crate::files::source::impostor;
@@ -19,82 +20,6 @@ pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 const MAX_NAME_BYTES: usize = 4096;
 const MAX_RANK: usize = 64;
 
-macro_rules! stored_types {
-    ($($name:ident $bytes:literal),*; $($block:ident $block_len:literal $block_bytes:literal),*) => {
-        /// How elements are stored: the element types of safetensors (those narrower than a byte are not read), then
-        /// GGUF's packed ones, which keep some neighbours of a row in a block.
-        #[allow(non_camel_case_types, missing_docs)]
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum TensorType { $($name,)* $($block),* }
-
-        impl TensorType {
-            /// The type of this name, as the header of a safetensors file spells it.
-            pub fn from_name(name: &str) -> Option<TensorType> {
-                match name { $(stringify!($name) => Some(TensorType::$name),)* _ => None }
-            }
-
-            /// The name that the header has for it.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(TensorType::$name => stringify!($name),)*
-                    $(TensorType::$block => stringify!($block)),*
-                }
-            }
-
-            /// Bytes an element; bytes a block for the packed types.
-            pub fn bytes(self) -> usize {
-                match self { $(TensorType::$name => $bytes,)* $(TensorType::$block => $block_bytes),* }
-            }
-
-            /// Elements a block: 1 but for the packed types.
-            pub fn block_len(self) -> usize {
-                match self { $(TensorType::$block => $block_len,)* _ => 1 }
-            }
-        }
-    };
-}
-
-stored_types! {
-    BOOL 1, U8 1, I8 1, F8_E5M2 1, F8_E4M3 1, F8_E8M0 1, F8_E4M3FNUZ 1, F8_E5M2FNUZ 1, I16 2, U16 2, F16 2, BF16 2,
-    I32 4, U32 4, F32 4, C64 8, F64 8, I64 8, U64 8;
-    Q4_0 32 18, Q4_1 32 20, Q8_0 32 34, Q4_K 256 144, Q5_K 256 176, Q6_K 256 210
-}
-
-impl TensorType {
-    /// The types that weights may have where they are not packed.
-    pub const FLOATS: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
-
-    /// The types that matrices may have: floats, and GGUF's packed ones.
-    pub const MATRICES: [TensorType; 9] = {
-        use TensorType::*;
-        [F32, F16, BF16, Q4_0, Q4_1, Q8_0, Q4_K, Q5_K, Q6_K]
-    };
-
-    /// Whether it is one of GGUF's packed types.
-    pub fn is_packed(self) -> bool {
-        self.block_len() > 1
-    }
-
-    /// Stored elements as f32.
-    ///
-    /// # Panics
-    /// When the type is none of [`TensorType::FLOATS`].
-    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
-        match self {
-            TensorType::F32 => elements(bytes, f32::from_le_bytes),
-            TensorType::F16 => elements(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
-            TensorType::BF16 => elements(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
-            _ => panic!("{self} is not a float type that weights have"),
-        }
-    }
-}
-
-impl fmt::Display for TensorType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// Where a tensor lies and what it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TensorInfo {
@@ -104,7 +29,7 @@ pub struct TensorInfo {
     pub dtype: TensorType,
     /// Row-major; empty for a single number, and an axis may be 0: callers that need data say so.
     pub shape: Vec<u64>,
-    /// Which of the checkpoint's files holds it.
+    /// Which of the folder's files holds it.
     pub file: usize,
     /// Its first byte, counted from the start of that file. Not aligned to anything.
     pub offset: u64,
@@ -115,7 +40,7 @@ pub struct TensorInfo {
 impl TensorInfo {
     /// Number of elements.
     pub fn len(&self) -> u64 {
-        self.bytes / self.dtype.bytes() as u64 * self.dtype.block_len() as u64
+        self.bytes / self.dtype.bytes() as u64
     }
 
     /// Whether it has no elements.
@@ -204,11 +129,6 @@ pub fn parse_header(file: &str, total_bytes: u64, json: &[u8]) -> Result<Vec<Ten
         t.offset += data;
     }
     Ok(tensors)
-}
-
-/// Elements of `N` bytes each, converted one by one.
-pub(super) fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks().0.iter().map(|element| read(*element)).collect()
 }
 
 /// Reads the header entry by entry. What is wrong beyond JSON's own rules goes to `fault`, which then is the error.

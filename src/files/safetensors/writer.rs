@@ -1,7 +1,7 @@
 //! Checkpoints written piece by piece: weights of any size pass through buffers of the caller's.
 
-use super::header::TensorType;
-use super::{INDEX, WEIGHTS};
+use super::shards::{INDEX, WEIGHTS};
+use super::tensor_type::TensorType;
 use crate::error::{Error, Result, printable};
 use crate::files::source::io_error;
 use std::collections::BTreeMap;
