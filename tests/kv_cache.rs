@@ -1,19 +1,12 @@
 //! Cached keys and values in f16 instead of f32: what it changes.
 
-mod common;
-
-use common::{Expected, gpu, load, nmse, path, printed, program};
+use crate::common::engine::{
+    Config, DType, Device, GenerateOptions, Keys, KvCache, Mask, Model, Observed, Pass, Recording, Rows, embed,
+};
+use crate::common::{
+    EMOJI, Expected, caption, expected_captions, gpu, load, nmse, path, picture_step, printed, program,
+};
 use pollster::block_on;
-use qllama::Device;
-use qllama::device::recording::Recording;
-use qllama::device::tensor::DType;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::{Model, PixelValues};
-use qllama::nets::decoder::{Observed, Pass};
-use qllama::ops::Rows;
-use qllama::ops::attention::{Keys, Mask};
-use qllama::ops::cache::kv_cache::KvCache;
-use qllama::ops::rows::embed::embed;
 
 /// Logits of a prompt's rows but the last 8, then of these one by one on top of the cache.
 fn logits(model: &Model, ids: &[u32], dtype: DType) -> Vec<f32> {
@@ -74,27 +67,14 @@ fn logits_are_close() {
 
 #[test]
 fn captions_are_the_same() {
-    let folder = "models/emoji-tiny";
-    let model = load(folder, &gpu());
-    let text = std::fs::read(path(&format!("{folder}/expected.json"))).unwrap();
-    let expected: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let prompt = model.tokenizer().unwrap().encode_prompt(expected["prompt"].as_str().unwrap());
-    let step = if std::env::var_os("QLLAMA_ALL_PICTURES").is_some() { 1 } else { 10 };
+    let model = load(EMOJI, &gpu());
+    let options = GenerateOptions { max_new_tokens: 20, kv_cache: DType::F16, ..Default::default() };
     let (mut count, mut differ) = (0, Vec::new());
-    for picture in expected["pictures"].as_array().unwrap().iter().step_by(step) {
+    for picture in expected_captions(EMOJI)["pictures"].as_array().unwrap().iter().step_by(picture_step()) {
         let file = picture["file"].as_str().unwrap();
-        let bytes = std::fs::read(path(&format!("{folder}/pictures/{file}"))).unwrap();
-        let side = model.preprocessor.size() as usize;
-        let values = model.preprocessor.pixel_values(&qllama::image::decode(file, &bytes, true).unwrap());
-        let pixels = PixelValues { batch: 1, height: side, width: side, values };
-        let options = GenerateOptions { max_new_tokens: 20, kv_cache: DType::F16, ..Default::default() };
-        let found = block_on(async {
-            let crossed = model.cross_states(&model.vision(&pixels).await?).await?;
-            model.generate(Some(&crossed), &[&prompt], &options, &mut |_| true).await
-        });
-        let caption = model.tokenizer().unwrap().decode(&found.unwrap()[0][0].ids);
-        if caption != picture["caption"].as_str().unwrap() {
-            differ.push(format!("{file}: {caption:?} instead of {}", picture["caption"]));
+        let (_, text) = caption(&model, file, &options);
+        if text != picture["caption"].as_str().unwrap() {
+            differ.push(format!("{file}: {text:?} instead of {}", picture["caption"]));
         }
         count += 1;
     }
@@ -139,7 +119,7 @@ fn what_it_does_not_take() {
     check(DType::F16).unwrap();
     assert_eq!(check(DType::BF16).unwrap_err().code(), "E_INPUT");
     let text = std::fs::read(path("tests/data/fixtures/qllama-base/config.json")).unwrap();
-    let mut config = qllama::files::config::Config::from_bytes("config.json", &text).unwrap().text;
+    let mut config = Config::from_bytes("config.json", &text).unwrap().text;
     config.head_dim = 18;
     let options = GenerateOptions { kv_cache: DType::F16, ..Default::default() };
     assert_eq!(options.check_for(&config, 1).unwrap_err().code(), "E_INPUT");

@@ -1,23 +1,14 @@
 //! Adapters with small limits, and models that are large for the host: what loading takes.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::path;
+use crate::common::engine::{
+    Array, Checkpoint, Device, DeviceInfo, Error, Folder, GenerateOptions, Gpu, Inputs, LocalFuture, Model, Result,
+    Source, candidates, plan,
+};
+use crate::common::{caption, path};
 use pollster::block_on;
-use qllama::device::Array;
-use qllama::device::DeviceInfo;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::error::Result;
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::source::{Folder, LocalFuture, Source};
-use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::Inputs;
-use qllama::model::parts::plan;
-use qllama::model::{Model, PixelValues};
-use qllama::{Device, Error};
 
 const EMOJI: &str = "models/emoji-tiny";
 const WEIGHTS: &str = "model.safetensors";
@@ -95,18 +86,7 @@ fn results(model: &Model) -> (Vec<u32>, Vec<Vec<u32>>) {
     let inputs =
         Inputs { input_ids: Some(Array::new(&[1, 3], vec![1, 264, 483])), output_logits: true, ..Default::default() };
     let logits = block_on(model.forward(inputs)).unwrap().logits.unwrap().values;
-    let caption = |file: &str| {
-        let bytes = std::fs::read(path(EMOJI).join("pictures").join(file)).unwrap();
-        let side = model.preprocessor.size() as usize;
-        let values = model.preprocessor.pixel_values(&qllama::image::decode(file, &bytes, true).unwrap());
-        let pixels = PixelValues { batch: 1, height: side, width: side, values };
-        let prompt = model.tokenizer().unwrap().encode_prompt("English caption:");
-        let made = block_on(async {
-            let crossed = model.cross_states(&model.vision(&pixels).await?).await?;
-            model.generate(Some(&crossed), &[&prompt], &GenerateOptions::default(), &mut |_| true).await
-        });
-        made.unwrap()[0][0].ids.clone()
-    };
+    let caption = |file: &str| caption(model, file, &GenerateOptions::default()).0;
     let captions = vec![caption("noto-cat.png"), caption("fluent-flat-aerial-tramway.png")];
     (logits.iter().map(|v| v.to_bits()).collect(), captions)
 }

@@ -1,17 +1,11 @@
 //! Host memory while a checkpoint is loaded, apart from the device's buffers: a fixed amount, whatever the file's size.
-//! A program of its own, as it counts what the whole process allocates.
 //!
-//! `QLLAMA_SYNTHETIC_MIB=1200 cargo test --release --test loading_memory -- --nocapture` measures a larger file.
+//! `QLLAMA_SYNTHETIC_MIB=1200 cargo test --release --test heap loading_memory -- --nocapture` measures a larger file.
 
-mod common;
-
-use common::heap::{Counted, growth};
-use common::{Temp, gpu};
+use crate::common::engine::{CheckpointWriter, Device, Folder, Model, NewTensor, TensorType};
+use crate::common::heap::{alone, growth};
+use crate::common::{Temp, gpu};
 use pollster::block_on;
-use qllama::Device;
-use qllama::files::checkpoint::{CheckpointWriter, NewTensor, TensorType};
-use qllama::files::source::Folder;
-use qllama::model::Model;
 
 /// What loading may take besides the header and the device's buffers.
 const LIMIT: u64 = 64 << 20;
@@ -19,9 +13,6 @@ const HIDDEN: u64 = 1024;
 const INNER: u64 = 4096;
 /// Makes matrices of 80 MiB, which alone are above the limit.
 const VOCAB: u64 = 40960;
-
-#[global_allocator]
-static ALLOCATOR: Counted = Counted;
 
 /// A LLaMA of zeros in f16 of at least so many bytes: the files are holes, so they take no room on a disk.
 fn write_synthetic(temp: &Temp, bytes: u64) {
@@ -86,6 +77,7 @@ fn check(what: &str, temp: &Temp, device: &Device) {
 
 #[test]
 fn loading_takes_a_fixed_amount_of_host_memory() {
+    let _alone = alone();
     let mib = std::env::var("QLLAMA_SYNTHETIC_MIB").map_or(200, |text| text.parse::<u64>().expect("a number of MiB"));
     let temp = Temp::new();
     write_synthetic(&temp, mib << 20);

@@ -1,18 +1,12 @@
 //! The published model's full size with random weights, in 4 bits and within 5 GiB of GPU memory; and the tool that
 //! writes such checkpoints, at toy size.
 
-mod common;
-
 use std::path::Path;
 use std::time::Instant;
 
-use common::{Temp, path, random};
+use crate::common::engine::{Device, Folder, GenerateOptions, Model, PixelValues};
+use crate::common::{Temp, new_gpu, path, random};
 use pollster::block_on;
-use qllama::Device;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::files::source::Folder;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::{Model, PixelValues};
 use serde_json::Value;
 
 /// Writes a checkpoint with emoji-tiny's tokenizer: ids beyond its pieces decode to nothing.
@@ -69,10 +63,6 @@ fn caption(folder: &Path, device: &Device, tokens: usize) -> Vec<u32> {
     })
 }
 
-fn gpu() -> Device {
-    block_on(async { Device::gpu(Gpu::open(candidates().await.remove(0)).await.unwrap()) })
-}
-
 #[test]
 fn random_checkpoints_run() {
     let temp = Temp::new();
@@ -80,7 +70,7 @@ fn random_checkpoints_run() {
     let config = serde_json::from_str(&text).unwrap();
     let folder = Path::new(temp.folder());
     write(folder, &config, 32);
-    let device = gpu();
+    let device = new_gpu();
     device.set_memory_budget(5_300_000);
     let ids = caption(folder, &device, 4);
     assert_eq!(ids.len(), 4);
@@ -88,13 +78,13 @@ fn random_checkpoints_run() {
     // Without a budget, or written again, it says the same.
     let again = Temp::new();
     write(Path::new(again.folder()), &config, 32);
-    let unlimited = gpu();
+    let unlimited = new_gpu();
     assert_eq!(caption(Path::new(again.folder()), &unlimited, 4), ids);
     assert!(unlimited.memory().1 > device.memory().1, "the budget changed nothing");
 }
 
 /// Writes 7 GB to the folder for temporary files, and takes minutes with a software adapter:
-/// `cargo test --release --test published -- --ignored --nocapture`.
+/// `cargo test --release --test main published -- --ignored --nocapture`.
 #[test]
 #[ignore = "writes 7 GB and takes minutes"]
 fn the_published_size_within_5_gib() {
@@ -102,7 +92,7 @@ fn the_published_size_within_5_gib() {
     let temp = Temp::new();
     let folder = Path::new(temp.folder());
     write(folder, &random::published(), 128);
-    let device = gpu();
+    let device = new_gpu();
     device.set_memory_budget(BUDGET);
     assert_eq!(caption(folder, &device, 4).len(), 4);
     let peak = device.memory().1;

@@ -1,16 +1,10 @@
 //! The library after a call that failed, was cancelled or lost its device: caches and models are usable as before.
 
-mod common;
-
-use common::{BASE, Expected, TINY, gpu, load, path};
+use crate::common::engine::{
+    Array, Device, Error, Folder, GenerateOptions, Inputs, Model, PastKeyValues, PixelValues, PromptInputs,
+};
+use crate::common::{BASE, Expected, TINY, gpu, load, new_gpu, path};
 use pollster::block_on;
-use qllama::device::Array;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::generate::prompt::PromptInputs;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::{Inputs, PastKeyValues};
-use qllama::model::{Model, PixelValues};
-use qllama::{Device, Error};
 
 fn array(e: &Expected, rows: usize) -> Inputs {
     let ids = e.i64("loss.input_ids");
@@ -139,29 +133,25 @@ fn bad_prompts() {
 /// Every call on a lost device says so, and the next load, on a device opened anew, works.
 #[test]
 fn a_lost_device() {
-    let open = || {
-        let first = block_on(candidates()).into_iter().next().expect("an adapter");
-        Device::gpu(block_on(Gpu::open(first)).unwrap())
-    };
     let run = |model: &Model| {
         let options = GenerateOptions { max_new_tokens: 2, ..Default::default() };
         block_on(model.generate(None, &[&[1, 2, 3]], &options, &mut |_| true))
     };
-    let device = open();
+    let device = new_gpu();
     let model = load(BASE, &device);
     let expected = run(&model).unwrap();
     device.as_gpu().unwrap().destroy();
     assert_eq!(run(&model).unwrap_err().code(), "E_DEVICE_LOST");
     let e = Expected::open("qllama-base");
     assert_eq!(block_on(model.forward(array(&e, 4))).err().unwrap().code(), "E_DEVICE_LOST");
-    let source = Box::new(qllama::files::source::Folder::open(path(BASE)).unwrap());
+    let source = Box::new(Folder::open(path(BASE)).unwrap());
     let again = block_on(Model::load(source, &device, &mut |_| {}));
     assert_eq!(again.err().unwrap().code(), "E_DEVICE_LOST");
     drop(model);
-    assert_eq!(run(&load(BASE, &open())).unwrap(), expected);
+    assert_eq!(run(&load(BASE, &new_gpu())).unwrap(), expected);
 
     // Lost between two tokens.
-    let device = open();
+    let device = new_gpu();
     let model = load(BASE, &device);
     let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: Vec::new(), ..Default::default() };
     let mut calls = 0;

@@ -1,26 +1,15 @@
 //! Models within a memory budget: the same numbers to the bit, no more memory, and clear refusals.
 
-mod common;
-
 use std::cell::Cell;
 
-use common::{path, printed, program};
+use crate::common::engine::{
+    Checkpoint, Device, Folder, GenerateOptions, Mode, Model, ModelPlan, Residency, Result, plan,
+};
+use crate::common::{new_gpu, path, pixels, printed, program};
 use pollster::block_on;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::source::Folder;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::parts::{ModelPlan, Residency, plan};
-use qllama::model::{Mode, Model, PixelValues};
-use qllama::{Device, Result};
 use serde_json::Value;
 
 const FOLDER: &str = "models/emoji-tiny";
-
-/// A device of a test's own: a budget is a device's.
-fn gpu() -> Device {
-    block_on(async { Device::gpu(Gpu::open(candidates().await.remove(0)).await.unwrap()) })
-}
 
 fn folder() -> Box<Folder> {
     Box::new(Folder::open(path(FOLDER)).unwrap())
@@ -33,13 +22,6 @@ fn plan_of(device: &Device) -> ModelPlan {
 
 fn load(device: &Device) -> Result<Model> {
     block_on(Model::load(folder(), device, &mut |_| {}))
-}
-
-fn pixels(model: &Model, file: &str) -> PixelValues {
-    let bytes = std::fs::read(path(&format!("{FOLDER}/pictures/{file}"))).unwrap();
-    let image = qllama::image::decode(file, &bytes, true).unwrap();
-    let side = model.preprocessor.size() as usize;
-    PixelValues { batch: 1, height: side, width: side, values: model.preprocessor.pixel_values(&image) }
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -110,7 +92,7 @@ fn check_budgets(make: impl Fn() -> Device) {
 
 #[test]
 fn results_are_the_same_within_any_budget() {
-    check_budgets(gpu);
+    check_budgets(new_gpu);
 }
 
 #[test]
@@ -120,7 +102,7 @@ fn results_are_the_same_within_any_budget_of_the_cpu_executor() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let device = gpu();
+    let device = new_gpu();
     let plan = plan_of(&device);
     device.set_memory_budget(plan.least_budget() - 1);
     let mut read = 0;
