@@ -12,6 +12,7 @@ mod emoji;
 mod gguf;
 mod internvl;
 mod kv_cache;
+mod layers;
 
 mod limits;
 mod portability;
