@@ -1,12 +1,9 @@
 //! Everything that can be wrong with files, options and adapters: one line that says what was expected and what was
 //! found, exit status 1, nothing left behind.
 
-mod common;
-
-use common::{BASE, EMOJI, Temp, fails, picture, program, repository};
+use crate::common::engine::{NamedTensor, TensorType, candidates, read_tensor_file, tensors_to_bytes, write_tensors};
+use crate::common::{BASE, EMOJI, Temp, fails, picture, program, repository};
 use pollster::block_on;
-use qllama::device::gpu::candidates;
-use qllama::files::safetensors::{NamedTensor, TensorType, read_tensor_file, tensors_to_bytes, write_tensors};
 
 /// Runs every subcommand that loads a checkpoint: all must fail alike.
 fn all_commands_fail(folder: &str, code: &str, words: &[&str]) {

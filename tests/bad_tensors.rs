@@ -1,10 +1,8 @@
 //! Everything that can be wrong with the tensors that `forward`, `generate` and `embed` are given: one line that says
 //! what was expected and what was found, exit status 1, nothing left behind.
 
-mod common;
-
-use common::{BASE, TINY, Temp, fails, picture, repository};
-use qllama::files::safetensors::{NamedTensor, TensorType, write_tensors};
+use crate::common::engine::{NamedTensor, TensorType, write_tensors};
+use crate::common::{BASE, TINY, Temp, fails, picture, repository};
 
 /// The vocabulary and the width of qllama-base.
 const VOCAB: i64 = 320;

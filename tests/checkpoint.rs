@@ -1,16 +1,11 @@
 //! Checkpoint files: what is read from good ones, and that every bad one is an error with the right code.
 
-mod common;
-
-use common::{Temp, base_config, code, fixture, open};
-use pollster::block_on;
-use qllama::error::{Error, Result};
-use qllama::files::checkpoint::{Checkpoint, ElementType, Requirement};
-use qllama::files::safetensors::{
-    NamedTensor, TensorType, header_length, parse_header, read_tensor_file, read_tensors, tensors_to_bytes,
-    write_tensors,
+use crate::common::engine::{
+    Checkpoint, ElementType, Error, Folder, Memory, NamedTensor, Requirement, Result, TensorType, header_length,
+    parse_header, read_tensor_file, read_tensors, tensors_to_bytes, write_tensors,
 };
-use qllama::files::source::{Folder, Memory};
+use crate::common::{Temp, base_config, code, fixture, open};
+use pollster::block_on;
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -117,7 +112,7 @@ fn values_convert_from_every_type_that_inputs_may_have() {
 #[test]
 fn what_is_written_is_read_back_and_nothing_is_left_when_writing_fails() {
     let temp = Temp::new();
-    let path = temp.0.join("out.safetensors");
+    let path = temp.path().join("out.safetensors");
     let tensors = [NamedTensor::f32("x.y", &[2, 2], &[1.0, -0.0, f32::NAN, 4.0]), NamedTensor::i64("n", &[], &[-3])];
     write_tensors(&path, &tensors).unwrap();
     write_tensors(&path, &tensors).unwrap();
@@ -133,10 +128,10 @@ fn what_is_written_is_read_back_and_nothing_is_left_when_writing_fails() {
     unfit.shape = vec![9];
     assert_eq!(code(write_tensors(&path, &[unfit])), "E_INPUT");
     assert_eq!(std::fs::read(&path).unwrap(), before);
-    std::fs::create_dir(temp.0.join("folder")).unwrap();
-    assert_eq!(code(write_tensors(temp.0.join("folder"), &tensors)), "E_IO");
-    assert_eq!(code(write_tensors(temp.0.join("none/out.safetensors"), &tensors)), "E_IO");
-    assert_eq!(std::fs::read_dir(&temp.0).unwrap().count(), 2);
+    std::fs::create_dir(temp.path().join("folder")).unwrap();
+    assert_eq!(code(write_tensors(temp.path().join("folder"), &tensors)), "E_IO");
+    assert_eq!(code(write_tensors(temp.path().join("none/out.safetensors"), &tensors)), "E_IO");
+    assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 2);
 }
 
 // ---- Headers
@@ -316,16 +311,16 @@ fn a_hundred_thousand_tensors_are_read() {
 #[test]
 fn missing_and_irregular_files() {
     let temp = Temp::new();
-    let open_folder = || open(Folder::open(&temp.0)?);
-    assert_eq!(code(Folder::open(temp.0.join("none"))), "E_IO");
+    let open_folder = || open(Folder::open(temp.path())?);
+    assert_eq!(code(Folder::open(temp.path().join("none"))), "E_IO");
     assert!(open_folder().unwrap_err().to_string().starts_with("config.json: not found in qllama-test-"));
     temp.write("config.json", base_config());
-    assert_eq!(code(Folder::open(temp.0.join("config.json"))), "E_IO");
+    assert_eq!(code(Folder::open(temp.path().join("config.json"))), "E_IO");
     assert_eq!(code(open_folder()), "E_IO");
     temp.write("pytorch_model.bin", "x");
     assert!(open_folder().unwrap_err().to_string().contains("converted"));
 
-    let weights = temp.0.join("model.safetensors");
+    let weights = temp.path().join("model.safetensors");
     std::fs::create_dir(&weights).unwrap();
     assert!(open_folder().unwrap_err().to_string().contains("found a folder"));
     std::fs::remove_dir(&weights).unwrap();
@@ -354,32 +349,30 @@ fn missing_and_irregular_files() {
 fn symbolic_links_are_followed_and_pipes_refused() {
     let temp = Temp::new();
     temp.write("config.json", base_config()).write("blob", small());
-    let weights = temp.0.join("model.safetensors");
+    let weights = temp.path().join("model.safetensors");
     std::os::unix::fs::symlink("blob", &weights).unwrap();
-    assert!(open(Folder::open(&temp.0).unwrap()).is_ok());
+    assert!(open(Folder::open(temp.path()).unwrap()).is_ok());
     std::fs::remove_file(&weights).unwrap();
     std::os::unix::fs::symlink("/dev/null", &weights).unwrap();
-    let message = open(Folder::open(&temp.0).unwrap()).unwrap_err().to_string();
+    let message = open(Folder::open(temp.path()).unwrap()).unwrap_err().to_string();
     assert!(message.contains("a device or pipe"), "{message}");
     std::fs::remove_file(&weights).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(&weights).status();
-    if made.is_ok_and(|status| status.success()) {
-        let message = open(Folder::open(&temp.0).unwrap()).unwrap_err().to_string();
-        assert!(message.contains("a device or pipe"), "{message}");
-    }
+    assert!(std::process::Command::new("mkfifo").arg(&weights).status().unwrap().success());
+    let message = open(Folder::open(temp.path()).unwrap()).unwrap_err().to_string();
+    assert!(message.contains("a device or pipe"), "{message}");
 }
 
 #[test]
 fn a_file_cut_short_after_it_was_opened_is_an_error() {
     let temp = Temp::new();
     temp.write("config.json", base_config()).write("model.safetensors", small());
-    let checkpoint = open(Folder::open(&temp.0).unwrap()).unwrap();
+    let checkpoint = open(Folder::open(temp.path()).unwrap()).unwrap();
     let tensor = checkpoint.get("a").unwrap();
     let mut buf = [0; 24];
     block_on(checkpoint.read(tensor, 0, &mut buf)).unwrap();
     assert_eq!(code(block_on(checkpoint.read(tensor, 1, &mut buf))), "E_TENSOR_RANGE");
     assert_eq!(code(block_on(checkpoint.read(tensor, u64::MAX, &mut buf))), "E_TENSOR_RANGE");
-    let cut = std::fs::OpenOptions::new().write(true).open(temp.0.join("model.safetensors")).unwrap();
+    let cut = std::fs::OpenOptions::new().write(true).open(temp.path().join("model.safetensors")).unwrap();
     cut.set_len(tensor.offset + 5).unwrap();
     let error = block_on(checkpoint.read(tensor, 0, &mut buf)).unwrap_err();
     let file = "model.safetensors".into();

@@ -1,18 +1,15 @@
 //! `qllama forward` and `qllama generate` through files, against what the published modules computed.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::{Expected, Temp, close, path, printed};
-use qllama::device::Array;
-use qllama::files::safetensors::{NamedTensor, TensorType, read_tensor_file, write_tensors};
+use crate::common::engine::{Array, NamedTensor, TensorType, read_tensor_file, write_tensors};
+use crate::common::{Checks, Expected, Temp, close, picture, printed, repository};
 use serde_json::Value;
 
 const LIMIT: f64 = 1e-9;
 
 fn fixture(folder: &str) -> String {
-    path(&format!("tests/data/fixtures/{folder}")).to_str().unwrap().into()
+    repository(&format!("tests/data/fixtures/{folder}"))
 }
 
 fn floats(name: &str, array: &Array<f32>) -> NamedTensor {
@@ -55,21 +52,25 @@ fn run(
     (read_tensor_file(&to).unwrap(), printed)
 }
 
-fn near(e: &Expected, key: &str, tensor: &NamedTensor) {
-    let found = Array::new(&tensor.shape, tensor.to_f32().unwrap());
-    close(key, &e.f32(key), &found, LIMIT);
+fn near(checks: &Checks, e: &Expected, key: &str, out: &BTreeMap<String, NamedTensor>, name: &str) {
+    checks.run(key, || {
+        let tensor = out.get(name).unwrap_or_else(|| panic!("no {name} among {:?}", out.keys()));
+        close(key, &e.f32(key), &Array::new(&tensor.shape, tensor.to_f32()?), LIMIT);
+        Ok(())
+    });
 }
 
 #[test]
 fn forward_agrees() {
     let e = Expected::open("qllama-base");
+    let checks = Checks::default();
     let temp = Temp::new();
     let list = "last_hidden_state,logits,hidden_states,attentions,cross_attentions,cache";
     let (out, _) = run(&temp, "forward", "qllama-base", &prompt(&e), &["--zero-query-mask", "--return", list]);
     let mut compared = 0;
     for key in e.keys() {
         if let Some(name) = key.strip_prefix("prefill.") {
-            near(&e, &key, out.get(name).unwrap_or_else(|| panic!("no {name} among {:?}", out.keys())));
+            near(&checks, &e, &key, &out, name);
             compared += 1;
         }
     }
@@ -93,42 +94,47 @@ fn forward_agrees() {
     ];
     inputs.extend(out.into_iter().filter(|(name, _)| name.starts_with("past_")).map(|(_, tensor)| tensor));
     let (out, printed) = run(&temp, "forward", "qllama-base", &inputs, &["--json"]);
-    near(&e, "decode.logits.0", &out["logits"]);
+    near(&checks, &e, "decode.logits.0", &out, "logits");
     assert_eq!(printed.trim(), r#"{"shape":[2,1,320],"tensor":"logits"}"#);
     assert_eq!(out.len(), 1);
+    checks.finish();
 }
 
 #[test]
 fn forward_with_labels_and_forward_train_agree() {
     let e = Expected::open("qllama-base");
+    let checks = Checks::default();
     let temp = Temp::new();
     let ids = integers("input_ids", &e.i64("loss.input_ids"));
     let labels = integers("labels", &e.i64("loss.labels"));
     let (out, _) = run(&temp, "forward", "qllama-base", &[ids.clone(), labels], &["--return", "loss,logits"]);
-    near(&e, "loss.logits", &out["logits"]);
+    near(&checks, &e, "loss.logits", &out, "logits");
     let (loss, expected) = (out["loss"].to_f32().unwrap()[0], e.f32("loss.loss").values[0]);
     assert!((loss - expected).abs() <= 1e-5, "loss {loss}, expected {expected}");
 
     let inputs = [ids, floats("additive_mask", &e.f32("forward_train.additive_mask"))];
     let train = ["--train", "--return", "last_hidden_state"];
     let (out, _) = run(&temp, "forward", "qllama-base", &inputs, &train);
-    near(&e, "forward_train.last_hidden_state", &out["last_hidden_state"]);
+    near(&checks, &e, "forward_train.last_hidden_state", &out, "last_hidden_state");
 
     let inputs = [
         floats("inputs_embeds", &e.f32("query_embeds")),
         floats("vision_hidden_states", &e.f32("vision_hidden_states")),
     ];
     let (out, _) = run(&temp, "forward", "qllama-base", &inputs, &train);
-    near(&e, "forward_train.image.last_hidden_state", &out["last_hidden_state"]);
+    near(&checks, &e, "forward_train.image.last_hidden_state", &out, "last_hidden_state");
+    checks.finish();
 }
 
 #[test]
 fn repeat_time_agrees() {
     let e = Expected::open("qllama-repeat");
+    let checks = Checks::default();
     let temp = Temp::new();
     let args = ["--zero-query-mask", "--repeat-time", "2"];
     let (out, _) = run(&temp, "forward", "qllama-repeat", &prompt(&e), &args);
-    near(&e, "prefill.logits", &out["logits"]);
+    near(&checks, &e, "prefill.logits", &out, "logits");
+    checks.finish();
 }
 
 /// What `generate` wrote and printed, against a key of the fixture; `end` is the end id.
@@ -155,6 +161,7 @@ fn check_generated(e: &Expected, key: &str, end: i64, (out, printed): (BTreeMap<
 #[test]
 fn generate_agrees() {
     let e = Expected::open("qllama-base");
+    let checks = Checks::default();
     let temp = Temp::new();
     let end = e.i64("generate_eos.eos_token_id").values[0];
     let end_id = end.to_string();
@@ -171,8 +178,9 @@ fn generate_agrees() {
     for (key, args) in cases {
         let (base, end) = if key.starts_with("generate_eos.") { (&with_end[..], end) } else { (&plain[..], 2) };
         let made = run(&temp, "generate", "qllama-base", &prompt(&e), &[base, args].concat());
-        check_generated(&e, key, end, made);
+        checks.hold(key, || check_generated(&e, key, end, made));
     }
+    checks.finish();
 }
 
 #[test]
@@ -188,9 +196,8 @@ fn generate_of_pixels_agrees() {
 /// is written.
 #[test]
 fn generate_streams_and_samples() {
-    let picture = path("models/emoji-tiny/pictures");
-    let picture = std::fs::read_dir(picture).unwrap().map(|e| e.unwrap().path()).min().unwrap();
-    let start = ["generate", "--adapter", "cpu", "--image", picture.to_str().unwrap(), "--prompt", "English caption:"];
+    let picture = picture();
+    let start = ["generate", "--adapter", "cpu", "--image", &picture, "--prompt", "English caption:"];
     let run = |args: &[&str]| printed(&[&start, args].concat());
     let text = run(&[]);
     assert!(!text.trim().is_empty());

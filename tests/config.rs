@@ -1,11 +1,7 @@
 //! `config.json`: what is read from good ones, and that every bad one is an error that names the field.
 
-mod common;
-
-use common::{base_config, code, fixture, open};
-use qllama::error::Error;
-use qllama::files::config::{Config, Target};
-use qllama::files::source::Folder;
+use crate::common::engine::{Config, Error, Folder, Target};
+use crate::common::{base_config, code, fixture, open};
 use serde_json::{Value, json};
 
 #[test]

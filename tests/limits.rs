@@ -1,23 +1,14 @@
 //! Adapters with small limits, and models that are large for the host: what loading takes.
 
-mod common;
-
 use std::cell::Cell;
 use std::rc::Rc;
 
-use common::path;
+use crate::common::engine::{
+    Array, Checkpoint, Device, DeviceInfo, Error, Folder, Footprint, ForwardInputs, GenerateOptions, Gpu, LocalFuture,
+    Model, Result, Source, candidates,
+};
+use crate::common::{caption, load_from, path};
 use pollster::block_on;
-use qllama::device::Array;
-use qllama::device::DeviceInfo;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::error::Result;
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::source::{Folder, LocalFuture, Source};
-use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::Inputs;
-use qllama::model::parts::plan;
-use qllama::model::{Model, PixelValues};
-use qllama::{Device, Error};
 
 const EMOJI: &str = "models/emoji-tiny";
 const WEIGHTS: &str = "model.safetensors";
@@ -52,8 +43,7 @@ impl Source for Counting {
 
 fn load(device: &Device) -> (Result<Model>, u64) {
     let read = Rc::new(Cell::new(0));
-    let source = Box::new(Counting(Folder::open(path(EMOJI)).unwrap(), read.clone()));
-    let model = block_on(Model::load(source, device, &mut |_| {}));
+    let model = load_from(Counting(Folder::open(path(EMOJI)).unwrap(), read.clone()), device);
     (model, read.get())
 }
 
@@ -69,7 +59,7 @@ fn an_adapter_with_small_buffers_is_told_of_before_weights_are_read() {
     let need_bytes = block_on(async {
         let checkpoint = Checkpoint::open(Box::new(Folder::open(path(EMOJI)).unwrap())).await.unwrap();
         let cut = DeviceInfo { max_binding_bytes: 1, ..small_gpu(64 << 20, 64 << 20).info() };
-        plan(&checkpoint, &checkpoint.config, &cut).await.unwrap().largest_buffer
+        Footprint::of(&checkpoint, &checkpoint.config, &cut).await.unwrap().largest_buffer
     });
     assert!(need_bytes > 10 << 10, "{need_bytes}");
     let small = need_bytes - 4;
@@ -92,21 +82,13 @@ fn an_adapter_with_small_buffers_is_told_of_before_weights_are_read() {
 
 /// The first logits and the captions of two pictures.
 fn results(model: &Model) -> (Vec<u32>, Vec<Vec<u32>>) {
-    let inputs =
-        Inputs { input_ids: Some(Array::new(&[1, 3], vec![1, 264, 483])), output_logits: true, ..Default::default() };
-    let logits = block_on(model.forward(inputs)).unwrap().logits.unwrap().values;
-    let caption = |file: &str| {
-        let bytes = std::fs::read(path(EMOJI).join("pictures").join(file)).unwrap();
-        let side = model.preprocessor.size() as usize;
-        let values = model.preprocessor.pixel_values(&qllama::image::decode(file, &bytes, true).unwrap());
-        let pixels = PixelValues { batch: 1, height: side, width: side, values };
-        let prompt = model.tokenizer().unwrap().encode_prompt("English caption:");
-        let made = block_on(async {
-            let crossed = model.cross_states(&model.vision(&pixels).await?).await?;
-            model.generate(Some(&crossed), &[&prompt], &GenerateOptions::default(), &mut |_| true).await
-        });
-        made.unwrap()[0][0].ids.clone()
+    let mut inputs = ForwardInputs {
+        input_ids: Some(Array::new(&[1, 3], vec![1, 264, 483])),
+        output_logits: true,
+        ..Default::default()
     };
+    let logits = model.forward(&mut inputs).unwrap().logits.unwrap().values;
+    let caption = |file: &str| caption(model, file, &GenerateOptions::default()).0;
     let captions = vec![caption("noto-cat.png"), caption("fluent-flat-aerial-tramway.png")];
     (logits.iter().map(|v| v.to_bits()).collect(), captions)
 }
@@ -115,7 +97,7 @@ fn results(model: &Model) -> (Vec<u32>, Vec<Vec<u32>>) {
 fn matrices_beyond_the_binding_limit_are_split_and_compute_the_same() {
     let whole = load(&small_gpu(64 << 20, 64 << 20)).0.unwrap();
     let parts = |model: &Model| {
-        let decoder = model.decoder();
+        let decoder = model.network().decoder();
         [&decoder.lm_head, &decoder.embed_tokens, &decoder.layers[0].gate_up_proj].map(|m| m.parts.len())
     };
     assert_eq!(parts(&whole), [1, 1, 1]);

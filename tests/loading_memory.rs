@@ -1,17 +1,10 @@
 //! Host memory while a checkpoint is loaded, apart from the device's buffers: a fixed amount, whatever the file's size.
-//! A program of its own, as it counts what the whole process allocates.
 //!
-//! `QLLAMA_SYNTHETIC_MIB=1200 cargo test --release --test loading_memory -- --nocapture` measures a larger file.
+//! `QLLAMA_SYNTHETIC_MIB=1200 cargo test --release --test heap loading_memory -- --nocapture` measures a larger file.
 
-mod common;
-
-use common::heap::{Counted, growth};
-use common::{Temp, gpu};
-use pollster::block_on;
-use qllama::Device;
-use qllama::files::safetensors::{CheckpointWriter, NewTensor, TensorType};
-use qllama::files::source::Folder;
-use qllama::model::Model;
+use crate::common::engine::{CheckpointWriter, Device, Model, NewTensor, TensorType};
+use crate::common::heap::{alone, growth};
+use crate::common::{Temp, gpu};
 
 /// What loading may take besides the header and the device's buffers.
 const LIMIT: u64 = 64 << 20;
@@ -19,9 +12,6 @@ const HIDDEN: u64 = 1024;
 const INNER: u64 = 4096;
 /// Makes matrices of 80 MiB, which alone are above the limit.
 const VOCAB: u64 = 40960;
-
-#[global_allocator]
-static ALLOCATOR: Counted = Counted;
 
 /// A LLaMA of zeros in f16 of at least so many bytes: the files are holes, so they take no room on a disk.
 fn write_synthetic(temp: &Temp, bytes: u64) {
@@ -66,8 +56,7 @@ fn resident(field: &str) -> Option<u64> {
 /// Loads the checkpoint and says what that took at most: (on the heap, resident).
 fn check(what: &str, temp: &Temp, device: &Device) {
     let before = resident("VmRSS");
-    let folder = Box::new(Folder::open(temp.folder()).unwrap());
-    let (model, mut heap) = growth(|| block_on(Model::load(folder, device, &mut |_| {})).unwrap());
+    let (model, mut heap) = growth(|| Model::builder(temp.folder()).device(device).load().unwrap());
     let held = device.memory().0;
     if device.as_gpu().is_none() {
         // The CPU executor's buffers are on this heap.
@@ -86,6 +75,7 @@ fn check(what: &str, temp: &Temp, device: &Device) {
 
 #[test]
 fn loading_takes_a_fixed_amount_of_host_memory() {
+    let _alone = alone();
     let mib = std::env::var("QLLAMA_SYNTHETIC_MIB").map_or(200, |text| text.parse::<u64>().expect("a number of MiB"));
     let temp = Temp::new();
     write_synthetic(&temp, mib << 20);

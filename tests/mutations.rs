@@ -1,22 +1,13 @@
 //! Valid files with bits turned, ends cut off, pieces moved and huge counts written in: each is read or refused, without
 //! a panic and with memory in proportion to the file. The changes come from a fixed seed; tests/fuzz looks for more.
 
-mod common;
+#[path = "fuzz/readers.rs"]
+mod readers;
 
-use std::sync::{Mutex, MutexGuard};
-
-use common::gguf_file::model;
-use common::heap::{Counted, growth};
-use common::path;
-use pollster::block_on;
-use qllama::Error;
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::config::Config;
-use qllama::files::gguf::Gguf;
-use qllama::files::source::Memory;
-
-#[global_allocator]
-static ALLOCATOR: Counted = Counted;
+use crate::common::engine::{self, Result};
+use crate::common::gguf_file::model;
+use crate::common::heap::{alone, growth};
+use crate::common::numbers::Random;
 
 const ROUNDS: usize = 4000;
 /// Heap that reading a file of n bytes may take: what a header of short entries needs for its names and shapes.
@@ -24,41 +15,33 @@ fn allowed(n: usize) -> u64 {
     (1 << 20) + 64 * n as u64
 }
 
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % n
-    }
-}
-
 /// Numbers that overflow something, as bytes of a binary field and as digits.
 const COUNTS: [u64; 6] = [u64::MAX, 1 << 63, (1 << 61) - 1, 1 << 40, u32::MAX as u64, 1 << 31];
+
+fn index(random: &mut Random, length: usize) -> usize {
+    random.below(length as u32) as usize
+}
 
 /// One to four changes; whether the end was cut off.
 fn change(random: &mut Random, file: &[u8]) -> (Vec<u8>, bool) {
     let mut bytes = file.to_vec();
     let mut cut = false;
     for _ in 0..1 + random.below(4) {
-        let at = random.below(bytes.len());
+        let at = index(random, bytes.len());
         match random.below(6) {
             0 | 1 => bytes[at] ^= 1 << random.below(8),
             2 => {
-                let count = COUNTS[random.below(COUNTS.len())].to_le_bytes();
+                let count = COUNTS[index(random, COUNTS.len())].to_le_bytes();
                 let end = bytes.len().min(at + 8);
                 bytes[at..end].copy_from_slice(&count[..end - at]);
             }
             3 => {
-                let digits = COUNTS[random.below(COUNTS.len())].to_string();
+                let digits = COUNTS[index(random, COUNTS.len())].to_string();
                 bytes.splice(at..at, digits.into_bytes());
             }
             4 => {
-                let piece = bytes[at..bytes.len().min(at + 1 + random.below(64))].to_vec();
-                let to = random.below(bytes.len());
+                let piece = bytes[at..bytes.len().min(at + 1 + index(random, 64))].to_vec();
+                let to = index(random, bytes.len());
                 bytes.splice(to..to, piece);
             }
             _ => {
@@ -70,21 +53,15 @@ fn change(random: &mut Random, file: &[u8]) -> (Vec<u8>, bool) {
     (bytes, cut)
 }
 
-/// The heap is counted for one test at a time: each holds this from its start.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
 /// Reads `file` changed in many ways. A panic fails the test by itself.
-fn check(what: &str, file: &[u8], read: impl Fn(Vec<u8>) -> Result<(), Error>) {
-    read(file.to_vec()).unwrap();
-    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+fn check(what: &str, file: &[u8], read: impl Fn(&[u8]) -> Result<()>) {
+    read(file).unwrap();
+    let mut random = Random::new(1);
     let mut refused = 0;
     for round in 0..ROUNDS {
         let (bytes, cut) = change(&mut random, file);
         let size = bytes.len();
-        let (result, heap) = growth(|| read(bytes));
+        let (result, heap) = growth(|| read(&bytes));
         assert!(heap <= allowed(size), "{what}, round {round}: {heap} bytes of heap for {size} bytes");
         match result {
             Err(error) => {
@@ -97,12 +74,6 @@ fn check(what: &str, file: &[u8], read: impl Fn(Vec<u8>) -> Result<(), Error>) {
     }
     println!("{what}: {refused} of {ROUNDS} refused");
     assert!(refused > ROUNDS / 2, "{what}: {refused} of {ROUNDS} refused");
-}
-
-const BASE: &str = "tests/data/fixtures/qllama-base";
-
-fn base(file: &str) -> Vec<u8> {
-    std::fs::read(path(BASE).join(file)).unwrap()
 }
 
 /// A file of four tensors of six floats.
@@ -122,36 +93,26 @@ fn small_weights() -> Vec<u8> {
     file
 }
 
-fn open(source: Memory) -> Result<(), Error> {
-    block_on(Checkpoint::open(Box::new(source))).map(drop)
-}
-
 #[test]
 fn safetensors_headers() {
     let _alone = alone();
-    let config = base("config.json");
-    check("model.safetensors", &small_weights(), |bytes| {
-        open(Memory::new("test").with("config.json", config.clone()).with("model.safetensors", bytes))
-    });
+    check("model.safetensors", &small_weights(), readers::header);
 }
 
 #[test]
 fn indexes() {
     let _alone = alone();
-    let (config, shard) = (base("config.json"), small_weights());
     let map: String =
         (0..4).map(|i| format!(",\n\"model.layers.{i}.self_attn.q_proj.weight\": \"a.safetensors\"")).collect();
     let index = format!("{{\"metadata\": {{\"total_size\": 96}}, \"weight_map\": {{{}}}}}", &map[1..]);
-    check("model.safetensors.index.json", index.as_bytes(), |bytes| {
-        let source = Memory::new("test").with("config.json", config.clone()).with("a.safetensors", shard.clone());
-        open(source.with("model.safetensors.index.json", bytes))
-    });
+    let shard = small_weights();
+    check("model.safetensors.index.json", index.as_bytes(), |bytes| readers::index(bytes, &shard));
 }
 
 #[test]
 fn configs() {
     let _alone = alone();
-    check("config.json", &base("config.json"), |bytes| Config::from_bytes("config.json", &bytes).map(drop));
+    check("config.json", readers::CONFIG, readers::config);
 }
 
 #[test]
@@ -159,8 +120,5 @@ fn gguf_files() {
     let _alone = alone();
     let (mut file, _) = model(|_| 2, true);
     file.tensors.retain(|t| t.name == "token_embd.weight" || t.name.contains("norm"));
-    check("m.gguf", &file.bytes(), |bytes| {
-        let source = Memory::new("test").with("m.gguf", bytes);
-        block_on(Gguf::open(&source, "m.gguf")).map(drop)
-    });
+    check("m.gguf", &file.bytes(), readers::gguf);
 }

@@ -1,4 +1,4 @@
-//! Every shader stays inside what any WebGPU device offers, and every source file inside its layer.
+//! Every shader stays inside what any WebGPU device offers.
 //!
 //! Limits are WebGPU's defaults: 8 storage buffers a stage, 256 invocations and 16 KiB of memory a workgroup. Shaders
 //! get no optional features, except subgroups where the file's name ends in `_subgroups`.
@@ -67,15 +67,6 @@ fn kernels() -> Vec<(PathBuf, Vec<String>)> {
         }
     }
     found
-}
-
-#[test]
-fn source_files_stay_in_their_layers() {
-    let mut faults = Vec::new();
-    for path in rust_files() {
-        faults.extend(layer_faults(&relative(&path), &read(&path)).iter().map(at(&path)));
-    }
-    report(&faults);
 }
 
 /// What keeps a whole shader, `common.wgsl` included, from running on every device.
@@ -176,33 +167,9 @@ fn is_shader_of(shader: &str, op: &str) -> bool {
     shader.strip_prefix(op).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
-/// Names in the code of a file that its layer may not know. Comments and tests at the end of a file are free.
-fn layer_faults(file: &str, text: &str) -> Vec<String> {
-    let model = ["src/qllama.rs", "src/vit.rs", "src/clip.rs"].contains(&file);
-    let mut forbidden = Vec::new();
-    if file != "src/gpu.rs" {
-        forbidden.push("wgpu");
-    }
-    if file != "src/web.rs" {
-        forbidden.extend(["wasm_bindgen", "web_sys"]);
-    }
-    if model || file.starts_with("src/ops/") {
-        forbidden.extend(["gpu", "host"]);
-    }
-    let mut faults = Vec::new();
-    for (number, line) in text.lines().enumerate().take_while(|(_, line)| line.trim() != "#[cfg(test)]") {
-        let code = line.split("//").next().unwrap_or_default();
-        let mut words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
-        if let Some(word) = words.find(|word| forbidden.contains(word)) {
-            faults.push(format!("line {}: {file} may not know {word}: {}", number + 1, line.trim()));
-        }
-    }
-    faults
-}
-
 /// The checks above see what they are for.
 mod checks {
-    use super::{is_shader_of, layer_faults, shader_faults};
+    use super::{is_shader_of, shader_faults};
 
     const GOOD: &str = "
         override LANES: u32 = 64u;
@@ -267,18 +234,6 @@ mod checks {
         assert!(is_shader_of("linear", "linear") && is_shader_of("linear_rows", "linear"));
         assert!(!is_shader_of("linearity", "linear") && !is_shader_of("line", "linear"));
     }
-
-    #[test]
-    fn of_layers() {
-        let count = |file: &str, text: &str| layer_faults(file, text).len();
-        assert_eq!(count("src/gpu.rs", "use wgpu::Device;"), 0);
-        assert_eq!(count("src/executor.rs", "use crate::gpu::Gpu;\nlet x: wgpu::Device;"), 1);
-        assert_eq!(count("src/web.rs", "use wasm_bindgen::prelude::*;"), 0);
-        assert_eq!(count("src/gpu.rs", "use wasm_bindgen::prelude::*;\nuse web_sys::Blob;"), 2);
-        assert_eq!(count("src/ops/linear.rs", "use crate::{gpu, tensor};\nuse crate::host::Host;"), 2);
-        assert_eq!(count("src/vit.rs", "use crate::gpu::Gpu;"), 1);
-        assert_eq!(count("src/ops/linear.rs", "// gpu\nfn gpu_time() {}\n#[cfg(test)]\nuse crate::gpu;"), 0);
-    }
 }
 
 fn root() -> &'static Path {
@@ -311,10 +266,6 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     }
     found.sort();
     found
-}
-
-fn rust_files() -> Vec<PathBuf> {
-    files(&root().join("src"), "rs")
 }
 
 fn at(path: &Path) -> impl Fn(&String) -> String {

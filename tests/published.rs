@@ -1,18 +1,12 @@
 //! The published model's full size with random weights, in 4 bits and within 5 GiB of GPU memory; and the tool that
 //! writes such checkpoints, at toy size.
 
-mod common;
-
 use std::path::Path;
 use std::time::Instant;
 
-use common::{Temp, path, random};
+use crate::common::engine::{Device, GenerateOptions, Model, Piece, PixelValues};
+use crate::common::{Temp, all_ids, go_on, new_gpu, path, prompt_about, random};
 use pollster::block_on;
-use qllama::Device;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::files::source::Folder;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::{Model, PixelValues};
 use serde_json::Value;
 
 /// Writes a checkpoint with emoji-tiny's tokenizer: ids beyond its pieces decode to nothing.
@@ -38,39 +32,36 @@ fn caption(folder: &Path, device: &Device, tokens: usize) -> Vec<u32> {
         lap = Instant::now();
     };
     let mut bytes = 0;
-    let source = Box::new(Folder::open(folder).unwrap());
-    let model = block_on(Model::load(source, device, &mut |p| bytes = p.total)).unwrap();
+    let model = Model::builder(folder).device(device).on_progress(|p| bytes = p.total).load().unwrap();
+    let network = model.network();
     let seconds = start.elapsed().as_secs_f64();
     println!("loaded {bytes} bytes at {:.2} GB/s", bytes as f64 / seconds / 1e9);
     lap("load");
-    let side = model.preprocessor.size() as usize;
+    let side = model.preprocessor().size() as usize;
     let values = (0..3 * side * side).map(|i| (i % 255) as f32 / 64.0 - 2.0).collect();
     let pixels = PixelValues { batch: 1, height: side, width: side, values };
     let prompt = model.tokenizer().unwrap().encode_prompt("English caption:");
-    let options = GenerateOptions { max_new_tokens: tokens, eos_token_ids: Vec::new(), ..Default::default() };
+    let options = GenerateOptions { max_new_tokens: tokens, eos_token_ids: Some(Vec::new()), ..Default::default() };
     block_on(async {
-        let vision = model.vision(&pixels).await.unwrap();
+        let vision = network.vision(&pixels).await.unwrap();
         device.finish().await.unwrap();
         lap("vision");
-        let crossed = model.cross_states(&vision).await.unwrap();
+        let crossed = network.cross_states(&vision).await.unwrap();
         drop(vision);
         device.finish().await.unwrap();
         lap("cross-attention keys and values");
         let mut first = true;
-        let mut on_token = |_| {
+        let on_piece = &mut |piece: Piece<'_>| {
             if std::mem::take(&mut first) {
                 lap("prefill");
             }
-            true
+            go_on(piece)
         };
-        let found = model.generate(Some(&crossed), &[&prompt], &options, &mut on_token).await.unwrap();
+        let inputs = prompt_about(&crossed, &prompt);
+        let found = model.generate_from_async(&inputs, &options, on_piece).await.unwrap().remove(0);
         lap("decode");
-        found[0][0].ids.clone()
+        all_ids(found)
     })
-}
-
-fn gpu() -> Device {
-    block_on(async { Device::gpu(Gpu::open(candidates().await.remove(0)).await.unwrap()) })
 }
 
 #[test]
@@ -80,7 +71,7 @@ fn random_checkpoints_run() {
     let config = serde_json::from_str(&text).unwrap();
     let folder = Path::new(temp.folder());
     write(folder, &config, 32);
-    let device = gpu();
+    let device = new_gpu();
     device.set_memory_budget(5_300_000);
     let ids = caption(folder, &device, 4);
     assert_eq!(ids.len(), 4);
@@ -88,13 +79,13 @@ fn random_checkpoints_run() {
     // Without a budget, or written again, it says the same.
     let again = Temp::new();
     write(Path::new(again.folder()), &config, 32);
-    let unlimited = gpu();
+    let unlimited = new_gpu();
     assert_eq!(caption(Path::new(again.folder()), &unlimited, 4), ids);
     assert!(unlimited.memory().1 > device.memory().1, "the budget changed nothing");
 }
 
 /// Writes 7 GB to the folder for temporary files, and takes minutes with a software adapter:
-/// `cargo test --release --test published -- --ignored --nocapture`.
+/// `cargo test --release --test main published -- --ignored --nocapture`.
 #[test]
 #[ignore = "writes 7 GB and takes minutes"]
 fn the_published_size_within_5_gib() {
@@ -102,7 +93,7 @@ fn the_published_size_within_5_gib() {
     let temp = Temp::new();
     let folder = Path::new(temp.folder());
     write(folder, &random::published(), 128);
-    let device = gpu();
+    let device = new_gpu();
     device.set_memory_budget(BUDGET);
     assert_eq!(caption(folder, &device, 4).len(), 4);
     let peak = device.memory().1;

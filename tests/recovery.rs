@@ -1,25 +1,21 @@
 //! The library after a call that failed, was cancelled or lost its device: caches and models are usable as before.
 
-mod common;
+use std::ops::ControlFlow;
 
-use common::{BASE, Expected, TINY, gpu, load, path};
-use pollster::block_on;
-use qllama::device::Array;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::generate::prompt::PromptInputs;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::forward::{Inputs, PastKeyValues};
-use qllama::model::{Model, PixelValues};
-use qllama::{Device, Error};
+use crate::common::engine::{
+    Array, Device, Error, Folder, ForwardInputs, GenerateInputs, GenerateOptions, Model, PastKeyValues, Piece,
+    PixelValues, Prompt, Result,
+};
+use crate::common::{BASE, Expected, TINY, generate, go_on, gpu, load, load_from, new_gpu, path, prompt};
 
-fn array(e: &Expected, rows: usize) -> Inputs {
+fn array(e: &Expected, rows: usize) -> ForwardInputs {
     let ids = e.i64("loss.input_ids");
     let values = ids.values[..rows].to_vec();
-    Inputs { input_ids: Some(Array::new(&[1, rows], values)), output_logits: true, ..Default::default() }
+    ForwardInputs { input_ids: Some(Array::new(&[1, rows], values)), output_logits: true, ..Default::default() }
 }
 
 /// Makes inputs wrong.
-type Change = fn(&mut Inputs);
+type Change = fn(&mut ForwardInputs);
 
 /// A call that fails leaves the cache with the caller, as it was.
 #[test]
@@ -27,11 +23,11 @@ fn the_cache_survives_errors() {
     let e = Expected::open("qllama-base");
     let model = load(BASE, &Device::cpu());
     let filled = || -> PastKeyValues {
-        let inputs = Inputs { use_cache: true, ..array(&e, 5) };
-        block_on(model.forward(inputs)).unwrap().past_key_values.unwrap()
+        let mut inputs = ForwardInputs { use_cache: true, ..array(&e, 5) };
+        model.forward(&mut inputs).unwrap().past_key_values.unwrap()
     };
-    let step = |past| Inputs { past_key_values: Some(past), ..array(&e, 3) };
-    let expected = block_on(model.forward(step(filled()))).unwrap().logits.unwrap();
+    let step = |past| ForwardInputs { past_key_values: Some(past), ..array(&e, 3) };
+    let expected = model.forward(&mut step(filled())).unwrap().logits.unwrap();
 
     let mut inputs = step(filled());
     let breaks: [(Change, &str); 5] = [
@@ -43,23 +39,23 @@ fn the_cache_survives_errors() {
     ];
     for (change, code) in breaks {
         change(&mut inputs);
-        let error = block_on(model.forward(&mut inputs)).err().unwrap();
+        let error = model.forward(&mut inputs).err().unwrap();
         assert_eq!(error.code(), code, "{error}");
         assert_eq!(inputs.past_key_values.as_ref().map(PastKeyValues::len), Some(5), "{error}");
         let past = inputs.past_key_values.take().unwrap();
         inputs = step(past);
     }
-    assert_eq!(block_on(model.forward(&mut inputs)).unwrap().logits.unwrap(), expected);
+    assert_eq!(model.forward(&mut inputs).unwrap().logits.unwrap(), expected);
     // The call asked for no new cache, so the old one is there still.
-    assert_eq!(block_on(model.forward(&mut inputs)).unwrap().logits.unwrap(), expected);
+    assert_eq!(model.forward(&mut inputs).unwrap().logits.unwrap(), expected);
 
     let other = load(BASE, &Device::cpu());
-    let error = block_on(other.forward(&mut inputs)).err().unwrap();
+    let error = other.forward(&mut inputs).err().unwrap();
     assert!(error.to_string().contains("another model"), "{error}");
     assert!(inputs.past_key_values.is_some());
-    let error = block_on(model.forward_train(&mut inputs, None)).err().unwrap();
+    let error = model.forward_train(&mut inputs, None).err().unwrap();
     assert!(error.to_string().contains("past_key_values"), "{error}");
-    assert_eq!(block_on(model.forward(&mut inputs)).unwrap().logits.unwrap(), expected);
+    assert_eq!(model.forward(&mut inputs).unwrap().logits.unwrap(), expected);
 }
 
 /// What was not asked for is not computed, and what was does not change the rest by a bit.
@@ -67,8 +63,8 @@ fn the_cache_survives_errors() {
 fn more_outputs_change_nothing() {
     let e = Expected::open("qllama-base");
     let model = load(BASE, &gpu());
-    let plain = block_on(model.forward(array(&e, 9))).unwrap();
-    let all = Inputs {
+    let plain = model.forward(&mut array(&e, 9)).unwrap();
+    let mut all = ForwardInputs {
         output_attentions: true,
         output_cross_attentions: true,
         output_hidden_states: true,
@@ -76,7 +72,7 @@ fn more_outputs_change_nothing() {
         use_cache: true,
         ..array(&e, 9)
     };
-    assert_eq!(plain.logits, block_on(model.forward(all)).unwrap().logits);
+    assert_eq!(plain.logits, model.forward(&mut all).unwrap().logits);
     assert!(plain.hidden_states.is_empty() && plain.attentions.is_empty() && plain.past_key_values.is_none());
 }
 
@@ -85,22 +81,22 @@ fn more_outputs_change_nothing() {
 fn cancelling() {
     for device in [Device::cpu(), gpu()] {
         let model = load(BASE, &device);
-        let prompt: &[u32] = &[1, 17, 40, 5];
+        let inputs = prompt(&[1, 17, 40, 5]);
         for num_beams in [1, 3] {
             let options =
-                GenerateOptions { num_beams, max_new_tokens: 8, eos_token_ids: Vec::new(), ..Default::default() };
-            let whole = block_on(model.generate(None, &[prompt], &options, &mut |_| true)).unwrap();
-            assert_eq!(whole[0][0].ids.len(), 8);
+                GenerateOptions { num_beams, max_new_tokens: 8, eos_token_ids: Some(Vec::new()), ..Default::default() };
+            let whole = generate(&model, &inputs, &options).unwrap();
+            assert_eq!(whole[0].len(), 8);
             for stop_after in [1, 3] {
                 let mut calls = 0;
-                let stopped = block_on(model.generate(None, &[prompt], &options, &mut |_| {
+                let stopped = model.generate_from(&inputs, &options, &mut |_| {
                     calls += 1;
-                    calls < stop_after
-                }));
+                    if calls < stop_after { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                });
                 assert_eq!(stopped, Err(Error::Aborted));
                 assert_eq!(calls, stop_after, "{num_beams} beams: a step more was taken");
             }
-            let again = block_on(model.generate(None, &[prompt], &options, &mut |_| true)).unwrap();
+            let again = generate(&model, &inputs, &options).unwrap();
             assert_eq!(whole, again);
         }
     }
@@ -111,8 +107,8 @@ fn cancelling() {
 fn bad_prompts() {
     let model = load(TINY, &Device::cpu());
     let options = GenerateOptions { max_new_tokens: 2, ..Default::default() };
-    let generate = |inputs: &PromptInputs| block_on(model.generate_from(inputs, &options, &mut |_| true));
-    let prompt = |values: Vec<i64>| PromptInputs {
+    let generate = |inputs: &GenerateInputs| generate(&model, inputs, &options);
+    let prompt = |values: Vec<i64>| GenerateInputs {
         input_ids: Some(Array::new(&[1, values.len()], values)),
         ..Default::default()
     };
@@ -120,55 +116,54 @@ fn bad_prompts() {
     let pixels =
         |side: usize| Some(PixelValues { batch: 1, height: side, width: side, values: vec![0.0; 3 * side * side] });
     let cases = [
-        (PromptInputs::default(), "E_INPUT"),
+        (GenerateInputs::default(), "E_INPUT"),
         (prompt(vec![1 << 40]), "E_TOKEN"),
-        (PromptInputs { pixel_values: pixels(5), ..prompt(vec![1]) }, "E_INPUT_SHAPE"),
-        (PromptInputs { pixel_values: pixels(0), ..prompt(vec![1]) }, "E_INPUT_SHAPE"),
-        (PromptInputs { repeat_time: Some(usize::MAX), pixel_values: pixels(28), ..prompt(vec![1]) }, "E_INPUT_SHAPE"),
-        (PromptInputs { repeat_time: Some(0), pixel_values: pixels(28), ..Default::default() }, "E_INPUT"),
+        (GenerateInputs { pixel_values: pixels(5), ..prompt(vec![1]) }, "E_INPUT_SHAPE"),
+        (GenerateInputs { pixel_values: pixels(0), ..prompt(vec![1]) }, "E_INPUT_SHAPE"),
+        (
+            GenerateInputs { repeat_time: Some(usize::MAX), pixel_values: pixels(28), ..prompt(vec![1]) },
+            "E_INPUT_SHAPE",
+        ),
+        (GenerateInputs { repeat_time: Some(0), pixel_values: pixels(28), ..Default::default() }, "E_INPUT"),
     ];
     for (inputs, code) in cases {
         let error = generate(&inputs).unwrap_err();
         assert_eq!(error.code(), code, "{error}");
     }
-    let none = block_on(model.generate(None, &[], &options, &mut |_| true)).unwrap_err();
-    assert_eq!(none.code(), "E_INPUT_SHAPE", "{none}");
+    let nothing: &[u32] = &[];
+    let none = model.generate(Prompt { ids: Some(nothing), ..Default::default() }, &options).unwrap_err();
+    assert_eq!(none.code(), "E_INPUT", "{none}");
     assert_eq!(generate(&prompt(vec![1, 2])).unwrap(), whole);
 }
 
 /// Every call on a lost device says so, and the next load, on a device opened anew, works.
 #[test]
 fn a_lost_device() {
-    let open = || {
-        let first = block_on(candidates()).into_iter().next().expect("an adapter");
-        Device::gpu(block_on(Gpu::open(first)).unwrap())
-    };
-    let run = |model: &Model| {
+    let run = |model: &Model| -> Result<Vec<Vec<u32>>> {
         let options = GenerateOptions { max_new_tokens: 2, ..Default::default() };
-        block_on(model.generate(None, &[&[1, 2, 3]], &options, &mut |_| true))
+        generate(model, &prompt(&[1, 2, 3]), &options)
     };
-    let device = open();
+    let device = new_gpu();
     let model = load(BASE, &device);
     let expected = run(&model).unwrap();
     device.as_gpu().unwrap().destroy();
     assert_eq!(run(&model).unwrap_err().code(), "E_DEVICE_LOST");
     let e = Expected::open("qllama-base");
-    assert_eq!(block_on(model.forward(array(&e, 4))).err().unwrap().code(), "E_DEVICE_LOST");
-    let source = Box::new(qllama::files::source::Folder::open(path(BASE)).unwrap());
-    let again = block_on(Model::load(source, &device, &mut |_| {}));
+    assert_eq!(model.forward(&mut array(&e, 4)).err().unwrap().code(), "E_DEVICE_LOST");
+    let again = load_from(Folder::open(path(BASE)).unwrap(), &device);
     assert_eq!(again.err().unwrap().code(), "E_DEVICE_LOST");
     drop(model);
-    assert_eq!(run(&load(BASE, &open())).unwrap(), expected);
+    assert_eq!(run(&load(BASE, &new_gpu())).unwrap(), expected);
 
     // Lost between two tokens.
-    let device = open();
+    let device = new_gpu();
     let model = load(BASE, &device);
-    let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: Vec::new(), ..Default::default() };
+    let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: Some(Vec::new()), ..Default::default() };
     let mut calls = 0;
-    let lost = block_on(model.generate(None, &[&[1, 2, 3]], &options, &mut |_| {
+    let lost = model.generate_from(&prompt(&[1, 2, 3]), &options, &mut |piece: Piece<'_>| {
         calls += 1;
         device.as_gpu().unwrap().destroy();
-        true
-    }));
+        go_on(piece)
+    });
     assert_eq!((lost.unwrap_err().code(), calls), ("E_DEVICE_LOST", 1));
 }

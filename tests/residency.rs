@@ -1,45 +1,33 @@
 //! Models within a memory budget: the same numbers to the bit, no more memory, and clear refusals.
 
-mod common;
-
 use std::cell::Cell;
 
-use common::{path, printed, program};
+use crate::common::engine::{
+    Builder, Checkpoint, Device, Folder, Footprint, GenerateOptions, Location, Model, Residency, Result,
+};
+use crate::common::{
+    all_ids, generate, go_on, load_from, new_gpu, path, pixels, printed, program, prompt, prompt_about,
+};
 use pollster::block_on;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::source::Folder;
-use qllama::generate::session::GenerateOptions;
-use qllama::model::parts::{ModelPlan, Residency, plan};
-use qllama::model::{Mode, Model, PixelValues};
-use qllama::{Device, Result};
 use serde_json::Value;
 
 const FOLDER: &str = "models/emoji-tiny";
 
-/// A device of a test's own: a budget is a device's.
-fn gpu() -> Device {
-    block_on(async { Device::gpu(Gpu::open(candidates().await.remove(0)).await.unwrap()) })
+fn folder() -> Folder {
+    Folder::open(path(FOLDER)).unwrap()
 }
 
-fn folder() -> Box<Folder> {
-    Box::new(Folder::open(path(FOLDER)).unwrap())
-}
-
-fn plan_of(device: &Device) -> ModelPlan {
-    let checkpoint = block_on(Checkpoint::open(folder())).unwrap();
-    block_on(plan(&checkpoint, &checkpoint.config, &device.info())).unwrap()
+fn footprint_of(device: &Device) -> Footprint {
+    let checkpoint = block_on(Checkpoint::open(Box::new(folder()))).unwrap();
+    block_on(Footprint::of(&checkpoint, &checkpoint.config, &device.info())).unwrap()
 }
 
 fn load(device: &Device) -> Result<Model> {
-    block_on(Model::load(folder(), device, &mut |_| {}))
+    load_from(folder(), device)
 }
 
-fn pixels(model: &Model, file: &str) -> PixelValues {
-    let bytes = std::fs::read(path(&format!("{FOLDER}/pictures/{file}"))).unwrap();
-    let image = qllama::image::decode(file, &bytes, true).unwrap();
-    let side = model.preprocessor.size() as usize;
-    PixelValues { batch: 1, height: side, width: side, values: model.preprocessor.pixel_values(&image) }
+fn builder(device: &Device) -> Builder<'_> {
+    Builder::new(Location::Folder(Box::new(folder()))).device(device)
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -49,25 +37,28 @@ fn bits(values: &[f32]) -> Vec<u32> {
 /// Everything that two pictures go through, as bits.
 fn results(model: &Model) -> Vec<Vec<u32>> {
     let options = |num_beams| GenerateOptions { num_beams, max_new_tokens: 20, ..Default::default() };
-    let prompt = model.tokenizer().unwrap().encode_prompt("English caption:");
+    let ids = model.tokenizer().unwrap().encode_prompt("English caption:");
+    let network = model.network();
     let mut all = Vec::new();
     for file in ["noto-cat.png", "noto-sunflower.png"] {
         block_on(async {
             let pixels = pixels(model, file);
-            let vision = model.vision(&pixels).await.unwrap();
-            all.push(bits(&model.device().read_f32(vision.states).await.unwrap()));
-            let crossed = model.cross_states(&vision).await.unwrap();
+            let vision = network.vision(&pixels).await.unwrap();
+            all.push(bits(&network.device().read_f32(vision.states).await.unwrap()));
+            let crossed = network.cross_states(&vision).await.unwrap();
             for layer in crossed.states.layers.iter().flatten() {
-                all.push(bits(&model.device().read_f32(*layer).await.unwrap()));
+                all.push(bits(&network.device().read_f32(*layer).await.unwrap()));
             }
             for num_beams in [1, 5] {
-                let found = model.generate(Some(&crossed), &[&prompt], &options(num_beams), &mut |_| true).await;
-                let found = found.unwrap().remove(0).remove(0);
+                let inputs = prompt_about(&crossed, &ids);
+                let found =
+                    model.generate_from_async(&inputs, &options(num_beams), &mut go_on).await.unwrap().remove(0);
                 assert!(!found.ids.is_empty());
-                all.push([found.ids, vec![found.score.to_bits()]].concat());
+                let score = found.score.to_bits();
+                all.push([all_ids(found), vec![score]].concat());
             }
-            all.push(bits(&model.embed_image(&vision, Some(&crossed), Mode::G).await.unwrap()));
-            for states in model.vision_hidden_states(&pixels).await.unwrap() {
+            all.push(bits(&network.embed_images_g(&vision, &crossed).await.unwrap()));
+            for states in network.vision_hidden_states(&pixels).await.unwrap() {
                 all.push(bits(&states.values));
             }
         });
@@ -82,25 +73,25 @@ fn check_budgets(make: impl Fn() -> Device) {
         assert_eq!(device.memory().0, 0, "a model that went holds nothing");
         all
     };
-    let plan = plan_of(&make());
-    assert!(plan.vision.layers > plan.cross.layers && plan.cross.layers > 0);
+    let footprint = footprint_of(&make());
+    assert!(footprint.vision.layers > footprint.cross.layers && footprint.cross.layers > 0);
     for (vision, cross) in [(true, true), (true, false), (false, true), (false, false)] {
         let stays = Residency { vision, cross };
-        let budget = plan.peak(stays);
+        let budget = footprint.peak(stays);
         let device = make();
-        assert_eq!(plan.fit(&device.info(), budget).unwrap(), stays);
+        assert_eq!(footprint.fit(&device.info(), budget).unwrap(), stays);
         device.set_memory_budget(budget);
         let loaded = Cell::new(0);
-        let model = block_on(Model::load(folder(), &device, &mut |p| {
+        let model = builder(&device).on_progress(|p| {
             assert!(p.bytes <= p.total);
             loaded.set(p.total - p.bytes);
-        }));
-        let model = model.unwrap();
+        });
+        let model = model.load().unwrap();
         assert_eq!(loaded.get(), 0, "{stays:?}: the progress ends at its total");
-        assert_eq!(device.memory().0, plan.resident(stays), "{stays:?}: weights that stay");
+        assert_eq!(device.memory().0, footprint.resident(stays), "{stays:?}: weights that stay");
         assert_eq!(results(&model), everything, "{stays:?}");
         let (held, peak) = device.memory();
-        assert_eq!(held, plan.resident(stays), "{stays:?}: what is left of pictures");
+        assert_eq!(held, footprint.resident(stays), "{stays:?}: what is left of pictures");
         assert!(peak <= budget, "{stays:?}: {peak} bytes of {budget}");
         // The plan is no wild guess.
         assert!(peak * 10 > budget * 8, "{stays:?}: {peak} bytes of {budget} planned");
@@ -110,7 +101,7 @@ fn check_budgets(make: impl Fn() -> Device) {
 
 #[test]
 fn results_are_the_same_within_any_budget() {
-    check_budgets(gpu);
+    check_budgets(new_gpu);
 }
 
 #[test]
@@ -120,31 +111,33 @@ fn results_are_the_same_within_any_budget_of_the_cpu_executor() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    let device = gpu();
-    let plan = plan_of(&device);
-    device.set_memory_budget(plan.least_budget() - 1);
+    let device = new_gpu();
+    let footprint = footprint_of(&device);
+    device.set_memory_budget(footprint.least_budget() - 1);
     let mut read = 0;
-    let refused = block_on(Model::load(folder(), &device, &mut |p| read = p.bytes));
+    let refused = builder(&device).on_progress(|p| read = p.bytes).load();
     let error = refused.err().expect("one byte is missing");
     assert_eq!((error.code(), read, device.memory().1), ("E_LIMIT", 0, 0));
     let message = error.to_string();
-    for word in [format!("{}", plan.least_budget()), format!("{}", plan.least_budget() - 1), "qllama quantize".into()] {
+    for word in
+        [format!("{}", footprint.least_budget()), format!("{}", footprint.least_budget() - 1), "4 or 8 bits".into()]
+    {
         assert!(message.contains(&word), "{message}");
     }
 
     // What a call needs beyond the budget, when it is known; the model goes on afterwards.
-    device.set_memory_budget(plan.least_budget());
+    device.set_memory_budget(footprint.least_budget());
     let model = load(&device).unwrap();
-    let prompt = model.tokenizer().unwrap().encode_prompt("English caption:");
+    let inputs = prompt(&model.tokenizer().unwrap().encode_prompt("English caption:"));
     let generate = |num_beams| {
         let options = GenerateOptions { num_beams, max_new_tokens: 200, ..Default::default() };
-        block_on(model.generate(None, &[&prompt], &options, &mut |_| true))
+        generate(&model, &inputs, &options)
     };
     let error = generate(16).unwrap_err();
     assert_eq!(error.code(), "E_LIMIT");
     assert!(error.to_string().contains("for this input"), "{error}");
     generate(1).unwrap();
-    assert_eq!(device.memory().0, plan.least_budget() - plan.decoder_activations);
+    assert_eq!(device.memory().0, footprint.least_budget() - footprint.decoder_activations);
 
     // What other models hold counts.
     let error = load(&device).err().expect("there is no room for two");

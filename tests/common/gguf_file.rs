@@ -1,8 +1,9 @@
 //! GGUF files in the making, and the same models in the safetensors layout.
 
+use super::engine::{Memory, NamedTensor, TensorType, tensors_to_bytes};
 use half::{bf16, f16};
-use qllama::files::safetensors::{NamedTensor, TensorType, tensors_to_bytes};
-use qllama::files::source::Memory;
+
+use super::Random;
 
 /// A value of a field.
 #[derive(Clone)]
@@ -105,16 +106,6 @@ impl File {
         }
         out.resize(out.len().next_multiple_of(32), 0);
         [out, data].concat()
-    }
-}
-
-/// A small generator of even numbers from -1 to 1.
-pub struct Random(u64);
-
-impl Random {
-    pub fn next(&mut self) -> f32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 }
 
@@ -239,7 +230,7 @@ pub fn sizes() -> File {
 
 /// A model whose matrices are stored as `kind` says, and the same numbers as a safetensors checkpoint in f32.
 pub fn model(kind: impl Fn(&str) -> u32, tied: bool) -> (File, Memory) {
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     let mut f = sizes();
     let mut safetensors = Vec::new();
     let q_width = HEADS * HEAD;
@@ -267,7 +258,7 @@ pub fn model(kind: impl Fn(&str) -> u32, tied: bool) -> (File, Memory) {
     for (name, hf, rows, cols) in all {
         let norm = name.contains("norm");
         let values: Vec<f32> =
-            (0..rows * cols).map(|_| if norm { 1.0 + 0.1 * random.next() } else { 0.1 * random.next() }).collect();
+            (0..rows * cols).map(|_| if norm { 1.0 + 0.1 * random.f32() } else { 0.1 * random.f32() }).collect();
         let kind = if norm { 0 } else { kind(&name) };
         let (data, mut meant) = stored(kind, &values);
         if hf.contains("q_proj") || hf.contains("k_proj") {

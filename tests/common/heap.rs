@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 /// The system's allocator with its books.
 pub struct Counted;
@@ -22,6 +23,12 @@ unsafe impl GlobalAlloc for Counted {
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(pointer, layout) }
     }
+}
+
+/// The heap is counted for one test at a time: each holds this from its start.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// What `run` returns, and the most bytes that the heap grew by meanwhile: of all threads together.

@@ -1,24 +1,34 @@
-//! What the integration tests share: devices, fixtures, comparison.
-#![allow(dead_code)]
+//! What the integration tests share: the engine's items, devices, fixtures, comparison.
+#![allow(dead_code, unused_imports)]
 
+pub mod checks;
+pub mod engine;
+pub mod expected;
 pub mod gguf_file;
 pub mod heap;
+pub mod numbers;
+pub mod pictures;
 pub mod random;
+pub mod skips;
+pub mod temp;
 
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pollster::block_on;
-use qllama::device::Array;
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::files::checkpoint::Checkpoint;
-use qllama::files::source::{Folder, Source};
-use qllama::model::Model;
-use qllama::{Device, Result};
-use safetensors::{Dtype, SafeTensors};
+
+pub use self::checks::{Checks, close};
+use self::engine::{
+    Array, Builder, Checkpoint, Crossed, Device, Folder, GenerateInputs, GenerateOptions, Generation, Gpu, Location,
+    Model, Piece, Result, Source, candidates,
+};
+pub use self::expected::Expected;
+pub use self::numbers::{Random, nmse};
+pub use self::pictures::{caption, expected_captions, picture, picture_step, pixels};
+pub use self::skips::skipped;
+pub use self::temp::Temp;
 
 pub const BASE: &str = "tests/data/fixtures/qllama-base";
 pub const TINY: &str = "tests/data/fixtures/internvl-tiny";
@@ -32,12 +42,6 @@ pub fn path(relative: &str) -> PathBuf {
 /// As [`path`], for an argument of the program.
 pub fn repository(relative: &str) -> String {
     path(relative).to_str().unwrap().into()
-}
-
-/// A picture that can be captioned.
-pub fn picture() -> String {
-    let pictures = std::fs::read_dir(path(EMOJI).join("pictures")).unwrap();
-    pictures.map(|e| e.unwrap().path()).min().unwrap().to_str().unwrap().into()
 }
 
 /// A folder of fixtures.
@@ -68,72 +72,61 @@ pub fn code<T>(result: Result<T>) -> &'static str {
     }
 }
 
-/// The first adapter, opened once a test program.
+/// The first adapter, opened anew: for tests that set a budget, count memory or lose the device.
+pub fn new_gpu() -> Device {
+    block_on(async {
+        let first = candidates().await.into_iter().next();
+        let first = first.expect("no WebGPU adapter: install a Vulkan driver, for example mesa-vulkan-drivers");
+        Device::gpu(Gpu::open(first).await.unwrap())
+    })
+}
+
+/// The first adapter, opened once for all tests.
 pub fn gpu() -> Device {
     static DEVICE: OnceLock<Device> = OnceLock::new();
-    let open = || {
-        block_on(async {
-            let first = candidates().await.into_iter().next();
-            let first = first.expect("no WebGPU adapter: install a Vulkan driver, for example mesa-vulkan-drivers");
-            Device::gpu(Gpu::open(first).await.unwrap())
-        })
-    };
-    DEVICE.get_or_init(open).clone()
+    DEVICE.get_or_init(new_gpu).clone()
 }
 
+/// Loads a folder of the repository.
 pub fn load(folder: &str, device: &Device) -> Model {
-    let source = Box::new(Folder::open(path(folder)).unwrap());
-    block_on(Model::load(source, device, &mut |_| {})).unwrap()
+    load_from(Folder::open(path(folder)).unwrap(), device).unwrap()
 }
 
-/// A folder of a test's own that goes with it.
-pub struct Temp(pub PathBuf);
-
-impl Temp {
-    pub fn new() -> Temp {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("qllama-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        Temp(folder)
-    }
-
-    /// A temporary folder with the files of a folder of the repository.
-    pub fn copy_of(folder: &str) -> Temp {
-        let temp = Temp::new();
-        for entry in std::fs::read_dir(path(folder)).unwrap() {
-            let entry = entry.unwrap();
-            if entry.file_type().unwrap().is_file() && entry.file_name() != "expected.safetensors" {
-                std::fs::copy(entry.path(), temp.0.join(entry.file_name())).unwrap();
-            }
-        }
-        temp
-    }
-
-    pub fn folder(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    /// The path of a file in it.
-    pub fn file(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().into()
-    }
-
-    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Temp {
-        std::fs::write(self.0.join(name), bytes).unwrap();
-        self
-    }
-
-    /// Names of the files in it, in order.
-    pub fn names(&self) -> BTreeSet<String> {
-        std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
-    }
+/// Loads the published layout from a source.
+pub fn load_from(source: impl Source + 'static, device: &Device) -> Result<Model> {
+    Builder::new(Location::Folder(Box::new(source))).device(device).load()
 }
 
-impl Drop for Temp {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+/// Loads the GGUF file `name` of a source.
+pub fn load_gguf_from(source: impl Source + 'static, name: &str, device: &Device) -> Result<Model> {
+    Builder::new(Location::Gguf(Box::new(source), name.into())).device(device).load()
+}
+
+/// A prompt of ids.
+pub fn prompt(ids: &[u32]) -> GenerateInputs<'static> {
+    let ids: Vec<i64> = ids.iter().map(|&id| id.into()).collect();
+    GenerateInputs { input_ids: Some(Array::new(&[1, ids.len()], ids)), ..Default::default() }
+}
+
+/// A prompt of ids behind a picture's query tokens.
+pub fn prompt_about<'a>(crossed: &'a Crossed, ids: &[u32]) -> GenerateInputs<'a> {
+    GenerateInputs { crossed: Some(&crossed.states), ..prompt(ids) }
+}
+
+/// Generates; the new ids of each sequence with the id that ended it.
+pub fn generate(model: &Model, inputs: &GenerateInputs, options: &GenerateOptions) -> Result<Vec<Vec<u32>>> {
+    let found = model.generate_from(inputs, options, &mut go_on)?;
+    Ok(found.into_iter().map(all_ids).collect())
+}
+
+/// The new ids with the id that ended them.
+pub fn all_ids(generation: Generation) -> Vec<u32> {
+    generation.ids.into_iter().chain(generation.end_id).collect()
+}
+
+/// Hears of a piece, and wants the next.
+pub fn go_on(_: Piece<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
 }
 
 /// The program with these arguments, not yet started.
@@ -165,71 +158,4 @@ pub fn fails(args: &[&str], code: &str, words: &[&str]) {
     for folder in [std::env::temp_dir(), path("")] {
         assert!(!message.contains(folder.to_str().unwrap().trim_end_matches('/')), "a path is in the message: {what}");
     }
-}
-
-/// A fixture's inputs and expected outputs; remembers which keys a test read.
-pub struct Expected {
-    bytes: Vec<u8>,
-    read: std::cell::RefCell<BTreeSet<String>>,
-}
-
-impl Expected {
-    pub fn open(folder: &str) -> Expected {
-        let bytes = std::fs::read(path(&format!("tests/data/fixtures/{folder}/expected.safetensors"))).unwrap();
-        Expected { bytes, read: Default::default() }
-    }
-
-    fn tensors(&self) -> SafeTensors<'_> {
-        SafeTensors::deserialize(&self.bytes).unwrap()
-    }
-
-    /// All keys, in order.
-    pub fn keys(&self) -> BTreeSet<String> {
-        self.tensors().names().into_iter().map(String::from).collect()
-    }
-
-    pub fn has(&self, key: &str) -> bool {
-        self.tensors().tensor(key).is_ok()
-    }
-
-    pub fn f32(&self, key: &str) -> Array<f32> {
-        self.read.borrow_mut().insert(key.into());
-        let tensors = self.tensors();
-        let view = tensors.tensor(key).unwrap_or_else(|_| panic!("no key {key}"));
-        assert_eq!(view.dtype(), Dtype::F32, "{key}");
-        Array::new(view.shape(), bytemuck::pod_collect_to_vec(view.data()))
-    }
-
-    pub fn i64(&self, key: &str) -> Array<i64> {
-        self.read.borrow_mut().insert(key.into());
-        let tensors = self.tensors();
-        let view = tensors.tensor(key).unwrap_or_else(|_| panic!("no key {key}"));
-        assert_eq!(view.dtype(), Dtype::I64, "{key}");
-        Array::new(view.shape(), bytemuck::pod_collect_to_vec(view.data()))
-    }
-
-    /// Fails when a key was never read.
-    pub fn all_read(&self) {
-        let read = self.read.borrow();
-        let tensors = self.tensors();
-        let left: Vec<_> = tensors.names().into_iter().filter(|name| !read.contains(*name)).collect();
-        assert!(left.is_empty(), "no test reads {left:?}");
-    }
-}
-
-/// Sum of squared differences over the sum of squares of what is expected.
-pub fn nmse(expected: &[f32], found: &[f32]) -> f64 {
-    assert_eq!(expected.len(), found.len(), "lengths differ");
-    assert!(found.iter().all(|v| v.is_finite()), "not all numbers are finite");
-    let square = |x: f32| f64::from(x) * f64::from(x);
-    let difference: f64 = expected.iter().zip(found).map(|(e, f)| square(e - f)).sum();
-    difference / expected.iter().map(|e| square(*e)).sum::<f64>().max(1e-30)
-}
-
-/// Fails when shapes differ or the normalised mean squared error is above `limit`.
-pub fn close(what: &str, expected: &Array<f32>, found: &Array<f32>, limit: f64) {
-    assert_eq!(expected.shape, found.shape, "{what}");
-    let error = nmse(&expected.values, &found.values);
-    assert!(error <= limit, "{what}: normalised mean squared error {error:e} above {limit:e}");
-    println!("{what}: {error:.1e}");
 }

@@ -1,9 +1,8 @@
 //! Checkpoints of any InternVL's shapes with seeded random 4-bit weights, for what is about size and speed.
 
+use super::engine::{CheckpointWriter, Config, NewTensor, TensorType};
 use std::path::Path;
 
-use qllama::files::config::Config;
-use qllama::files::safetensors::{CheckpointWriter, NewTensor, TensorType};
 use serde_json::{Value, json};
 
 /// The published InternVL-14B-224px.

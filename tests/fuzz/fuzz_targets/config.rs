@@ -1,9 +1,13 @@
 //! Any bytes as `config.json`.
 #![no_main]
 
+#[path = "../../common/engine.rs"]
+mod engine;
+#[path = "../readers.rs"]
+mod readers;
+
 use libfuzzer_sys::fuzz_target;
-use qllama::config::Config;
 
 fuzz_target!(|data: &[u8]| {
-    let _ = Config::from_bytes("config.json", data);
+    let _ = readers::config(data);
 });

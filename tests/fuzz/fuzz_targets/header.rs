@@ -1,13 +1,13 @@
 //! Any bytes as `model.safetensors`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use qllama::checkpoint::Checkpoint;
-use qllama::source::Memory;
+#[path = "../../common/engine.rs"]
+mod engine;
+#[path = "../readers.rs"]
+mod readers;
 
-const CONFIG: &[u8] = include_bytes!("../../data/fixtures/qllama-base/config.json");
+use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let source = Memory::new("fuzz").with("config.json", CONFIG.to_vec()).with("model.safetensors", data.to_vec());
-    let _ = pollster::block_on(Checkpoint::open(Box::new(source)));
+    let _ = readers::header(data);
 });

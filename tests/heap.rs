@@ -1,0 +1,8 @@
+//! The integration tests that count what the whole process allocates.
+
+mod common;
+mod loading_memory;
+mod mutations;
+
+#[global_allocator]
+static ALLOCATOR: common::heap::Counted = common::heap::Counted;

@@ -1,0 +1,23 @@
+//! The integration tests, but for those that count what the process allocates, which are in `heap.rs`.
+
+mod bad_input;
+mod bad_tensors;
+mod checkpoint;
+mod cli;
+mod common;
+mod config;
+mod decoder;
+mod drivers;
+mod emoji;
+mod gguf;
+mod internvl;
+mod kv_cache;
+mod layers;
+
+mod limits;
+mod portability;
+mod published;
+
+mod quantize;
+mod recovery;
+mod residency;
