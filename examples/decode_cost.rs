@@ -5,17 +5,11 @@
 
 use std::time::Instant;
 
-use qllama::device::gpu::{Gpu, candidates};
-use qllama::device::recording::Recording;
-use qllama::device::tensor::{DType, Storage, Tensor};
-use qllama::files::config::Config;
-use qllama::nets::decoder::{Layer, Observed, Pass, Qllama};
-use qllama::ops::attention::heads::Heads;
-use qllama::ops::attention::{Attention, Keys, Mask, View, attention};
-use qllama::ops::cache::kv_cache::KvCache;
-use qllama::ops::cache::rope::RopeTables;
-use qllama::weights::matrix::{Format, Matrix, Part};
-use qllama::{Device, Error, Result};
+use qllama::internals::{
+    Attention, DType, Format, Gpu, Heads, Keys, KvCache, Layer, Layout, Mask, Matrix, Observed, Part, Pass, Pool,
+    Qllama, Recording, RopeTables, Tensor, View, attention, candidates, write_rows,
+};
+use qllama::{Config, Device, Error, Result};
 
 const ROUNDS: usize = 12;
 /// Attentions a recording, so that starting it counts little.
@@ -83,7 +77,7 @@ struct Cached {
 }
 
 impl Cached {
-    fn new(pool: &mut qllama::device::Pool, heads: Heads, dtype: DType, rows: usize) -> Result<Cached> {
+    fn new(pool: &mut Pool, heads: Heads, dtype: DType, rows: usize) -> Result<Cached> {
         let table: Vec<u32> = (0..=rows as u32).collect();
         let (table, past) = (pool.u32(&[1, rows + 1], &table)?, pool.u32(&[1], &[rows as u32])?);
         let cache = KvCache::alloc(pool, dtype, rows + 1, heads)?;
@@ -91,9 +85,7 @@ impl Cached {
         let halves: Vec<_> = values.iter().copied().map(half::f16::from_f32).collect();
         let bytes = if dtype == DType::F16 { bytemuck::cast_slice(&halves) } else { bytemuck::cast_slice(&values) };
         for tensor in [cache.k, cache.v] {
-            // A texture puts whole blocks of rows in another order than keys have there. Here any will do, and zeros in the
-            // rows behind the last block.
-            pool.device().write_rows(tensor, 0, &bytes[..(rows + 1) / 32 * 32 * tensor.width() * dtype.bytes()])?;
+            pool.device().write(tensor, 0, bytes)?;
         }
         Ok(Cached { table, past, cache })
     }
@@ -113,24 +105,20 @@ async fn layer_seconds(device: &Device, format: Format, dtype: DType, rows: usiz
     let mut pool = device.pool();
     let storage = device.info().weights;
     let mut matrix = |rows: usize, cols: usize| {
-        let row_words = format.row_words(cols);
+        let scales = matches!(format, Format::Int { .. }).then_some(DType::F32);
+        let layout = Layout { storage, cols, format, scales, offsets: false };
         let mut parts = Vec::new();
         // Parts of at most 11008 rows stay within every limit. The mask keeps 16-bit floats below 2.
         for first_row in (0..rows).step_by(11008) {
             let rows = (rows - first_row).min(11008);
-            let stored = pool.alloc_in(storage, DType::U32, &[storage.rows(rows), row_words])?;
-            let words: Vec<_> = words(rows * row_words).iter().map(|w| w & 0x3fff_3fff).collect();
-            device.write_rows(stored, 0, bytemuck::cast_slice(&words))?;
-            let groups = format.groups(cols);
-            let scales = match groups {
-                0 => None,
-                _ => {
-                    let scales = pool.alloc_in(storage.of_words(), DType::F32, &[storage.rows(rows), groups])?;
-                    device.write_rows(scales, 0, bytemuck::cast_slice(&vec![0.002f32; rows * groups]))?;
-                    Some(scales)
-                }
-            };
-            parts.push(Part { first_row, rows, format, words: stored, scales, offsets: None });
+            let part =
+                Part::new(layout, first_row, rows, |storage, dtype, shape| pool.alloc_in(storage, dtype, shape))?;
+            let words: Vec<_> = words(rows * format.row_words(cols)).iter().map(|w| w & 0x3fff_3fff).collect();
+            write_rows(device, part.words, 0, bytemuck::cast_slice(&words))?;
+            if let Some(scales) = part.scales {
+                write_rows(device, scales, 0, bytemuck::cast_slice(&vec![0.002f32; rows * format.groups(cols)]))?;
+            }
+            parts.push(part);
         }
         Ok::<_, Error>(Matrix { rows, cols, parts })
     };
@@ -183,7 +171,7 @@ async fn attention_seconds(device: &Device, heads: Heads, dtype: DType, rows: us
     for _ in 0..ATTENTIONS {
         let (q, keys) = (View::all(out), cached.keys());
         let a = Attention { batch: 1, rows: 1, heads, q, k, v, keys, mask, scale: 0.1, probabilities: None };
-        out = attention(&mut r, a, Storage::Buffer);
+        out = attention(&mut r, a);
     }
     let out = pool.keep(&mut r, out)?;
     Ok(shortest_seconds(device, &r, out).await? / ATTENTIONS as f64)

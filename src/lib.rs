@@ -125,7 +125,7 @@ pub mod internals {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::quantize::{Event, QuantizeOptions, Summary, quantize};
     pub use crate::text::{DecodeStream, SUMMARIZE};
-    pub use crate::weights::layout::{Format, unpack_row};
+    pub use crate::weights::layout::{Format, Layout, StoredRows, write_rows};
     pub use crate::weights::loader::Loader;
     pub use crate::weights::matrix::{Matrix, Part};
 }

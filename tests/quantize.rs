@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::common::engine::{
     Checkpoint, CheckpointWriter, Device, Error, Event, Folder, Footprint, Format, Loader, LocalFuture, Memory,
-    NamedTensor, NewTensor, QuantizeOptions, Result, Source, Summary, TensorType, quantize, read_tensor_file,
-    tensors_to_bytes, unpack_row,
+    NamedTensor, NewTensor, QuantizeOptions, Result, Source, StoredRows, Summary, TensorType, quantize,
+    read_tensor_file, tensors_to_bytes,
 };
 use crate::common::{EMOJI, Temp, load, nmse, path, skipped};
 use pollster::block_on;
@@ -114,11 +114,16 @@ fn the_loader_reads_what_was_written() {
             let words = block_on(device.read_u32(part.words)).unwrap();
             let scales = block_on(device.read_u32(part.scales.unwrap())).unwrap();
             let offsets = part.offsets.map(|o| block_on(device.read_f32(o)).unwrap());
+            let stored = StoredRows {
+                storage: part.words.storage,
+                cols,
+                format: part.format,
+                words: &words,
+                scales: Some((&scales[..], part.scales.unwrap().dtype)),
+                offsets: offsets.as_deref(),
+            };
             let mut found = vec![0.0; rows * cols];
-            for (r, out) in found.chunks_mut(cols).enumerate() {
-                let scales = Some((&scales[..], part.scales.unwrap().dtype));
-                unpack_row(part.format, cols, r, &words, scales, offsets.as_deref(), out);
-            }
+            found.chunks_mut(cols).enumerate().for_each(|(r, out)| stored.unpack(r, out));
             // `scale * q + offset` may round where `scale * (q - zero)` does not.
             let error = nmse(&unpacked(&tensors, &p.name, bits as usize), &found);
             assert!(error < 1e-12, "{what} {}: {error}", p.name);

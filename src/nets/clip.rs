@@ -5,8 +5,8 @@ use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::Result;
 use crate::ops::attention::heads::Heads;
-use crate::ops::attention::{Attention, Keys, Mask, View, attention};
-use crate::ops::linear::{Epilogue, input_storage, linear};
+use crate::ops::attention::{Attention, Keys, Mask, View, attention_for};
+use crate::ops::linear::{Epilogue, linear};
 use crate::ops::norms::layer_norm::layer_norm;
 use crate::ops::rows::mean_rows::mean_rows;
 use crate::weights::loader::Loader;
@@ -80,7 +80,7 @@ impl AttentionPool {
         let scale = (heads.head_dim as f32).sqrt().recip();
         let (q, k, v) = (View::all(q), View::all(k), View::all(v));
         let a = Attention { batch, rows: 1, heads, q, k, v, keys, mask: Mask::None, scale, probabilities: None };
-        let pooled = attention(r, a, input_storage(&self.proj, batch));
+        let pooled = attention_for(r, a, &self.proj);
         linear(r, pooled, &self.proj, Epilogue::bias(self.proj_bias))
     }
 }

@@ -9,12 +9,12 @@ use crate::error::Result;
 use crate::files::config::LlamaConfig;
 use crate::ops::Rows;
 use crate::ops::attention::heads::Heads;
-use crate::ops::attention::{Attention, Keys, Mask, View, attention};
+use crate::ops::attention::{Attention, Keys, Mask, View, attention_for};
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::cache::rope::{RopeTables, rope_into_cache};
 use crate::ops::linear::linear_gate::linear_gate;
-use crate::ops::linear::{Epilogue, input_storage, linear, linear_into};
-use crate::ops::norms::rms_norm::{rms_norm, rms_norm_in};
+use crate::ops::linear::{Epilogue, linear, linear_into};
+use crate::ops::norms::rms_norm::{rms_norm, rms_norm_for};
 use crate::ops::rows::add_rows::add_rows;
 use crate::weights::loader::{Layers, Loader};
 use crate::weights::matrix::Matrix;
@@ -189,8 +189,7 @@ impl Qllama {
             hidden_states.push(x);
             let cache = pass.caches[i];
 
-            let storage = input_storage(&layer.qkv_proj, x.rows());
-            let h = rms_norm_in(r, x, Rows::all(x), 0, layer.input_layernorm, eps, storage);
+            let h = rms_norm_for(r, x, Rows::all(x), layer.input_layernorm, eps, &layer.qkv_proj);
             let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
             let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
             let a = Attention {
@@ -205,7 +204,7 @@ impl Qllama {
                 scale,
                 probabilities: observed.attentions.get(i).copied(),
             };
-            let attended = attention(r, a, input_storage(&layer.o_proj, x.rows()));
+            let attended = attention_for(r, a, &layer.o_proj);
             x = linear(r, attended, &layer.o_proj, Epilogue::residual(x));
 
             if let (Some(cross), Some(states)) = (&layer.cross_attn, pass.cross) {
@@ -214,9 +213,8 @@ impl Qllama {
                 self.cross_attend(r, pass, cross, states, i, x, probabilities);
             }
 
-            let storage = input_storage(&layer.gate_up_proj, x.rows());
-            let h = rms_norm_in(r, x, Rows::all(x), 0, layer.post_attention_layernorm, eps, storage);
-            let inner = linear_gate(r, h, &layer.gate_up_proj, input_storage(&layer.down_proj, x.rows()));
+            let h = rms_norm_for(r, x, Rows::all(x), layer.post_attention_layernorm, eps, &layer.gate_up_proj);
+            let inner = linear_gate(r, h, &layer.gate_up_proj, &layer.down_proj);
             x = linear(r, inner, &layer.down_proj, Epilogue::residual(x));
         }
         let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, eps);
@@ -254,7 +252,7 @@ impl Qllama {
             scale: (heads.head_dim as f32).sqrt().recip(),
             probabilities,
         };
-        let attended = attention(r, a, input_storage(&cross.o_proj, rows.count()));
+        let attended = attention_for(r, a, &cross.o_proj);
         let out = linear(r, attended, &cross.o_proj, Epilogue::default());
         add_rows(r, x, rows, out);
     }

@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::files::config::VisionConfig;
 use crate::ops::Rows;
 use crate::ops::attention::heads::Heads;
-use crate::ops::attention::{Attention, Keys, Mask, View, attention};
+use crate::ops::attention::{Attention, Keys, Mask, View, attention_for};
 use crate::ops::linear::gelu::gelu;
-use crate::ops::linear::{Epilogue, input_storage, linear};
+use crate::ops::linear::{Epilogue, linear};
 use crate::ops::norms::rms_norm::rms_norm;
 use crate::ops::vision::patches::patches;
 use crate::ops::vision::vision_embed::{resize_position_embedding, vision_embed};
@@ -144,7 +144,7 @@ impl InternVit {
         let keys = Keys::Rows { count: rows, batches: batch };
         let scale = (heads.head_dim as f32).sqrt().recip();
         let a = Attention { batch, rows, heads, q, k, v, keys, mask: Mask::None, scale, probabilities: None };
-        let attended = attention(r, a, input_storage(&layer.proj, x.rows()));
+        let attended = attention_for(r, a, &layer.proj);
         let epilogue = Epilogue { bias: Some(layer.proj_bias), layer_scale: Some(layer.ls1), residual: Some(x) };
         let x = linear(r, attended, &layer.proj, epilogue);
 

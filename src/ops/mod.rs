@@ -17,7 +17,7 @@ use crate::device::kernel::Access;
 use crate::device::recording::Call;
 use crate::device::tensor::Tensor;
 use crate::ops::examples::Op;
-use crate::weights::layout::{Format, unpack_row};
+use crate::weights::layout::{Format, StoredRows};
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
@@ -97,7 +97,8 @@ pub(crate) fn unpack_row_of(call: &Call, group: u32, row: usize, out: &mut [f32]
     let (words, scales, offsets) = (call.u32(2), call.u32(3), call.f32(4));
     let scales = matches!(format, Format::Int { .. }).then(|| (&scales[..], call.tensor(3).dtype));
     let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
-    unpack_row(format, out.len(), row, &words, scales, offsets, out);
+    let (storage, cols) = (call.tensor(2).storage, out.len());
+    StoredRows { storage, cols, format, words: &words, scales, offsets }.unpack(row, out);
 }
 
 /// Rows of an activation [batch * stride, width] that an op takes: the first `rows` of each of `batch` sequences
@@ -137,6 +138,7 @@ pub(crate) mod testing {
     use crate::device::recording::Recording;
     use crate::device::tensor::{DType, Storage, Tensor};
     use crate::device::{Device, Pool};
+    use crate::ops::linear::stage::StagedRows;
     use crate::ops::linear::{Epilogue, linear};
     use crate::weights::layout::{Format, Layout, pack_f32, write_rows};
     use crate::weights::matrix::{Matrix, Part};
@@ -230,9 +232,9 @@ pub(crate) mod testing {
         Matrix { rows, cols, parts }
     }
 
-    /// Rows of `cols` elements as a linear layer sees them: textures cannot be read back.
-    pub fn seen(pool: &mut Pool, r: &mut Recording, random: &mut Random, rows: Tensor, cols: usize) -> Tensor {
-        let (format, scales, storage) = (Format::F32, DType::F32, rows.storage);
+    /// Rows as a linear layer sees them: textures cannot be read back.
+    pub fn seen(pool: &mut Pool, r: &mut Recording, random: &mut Random, rows: StagedRows) -> Tensor {
+        let (format, scales, storage, cols) = (Format::F32, DType::F32, rows.storage(), rows.cols());
         let shape = Shape { rows: 5, cols, format, scales, offsets: false, part_rows: 5, storage };
         let weight = random_matrix(pool, random, shape);
         linear(r, rows, &weight, Epilogue::default())

@@ -130,7 +130,8 @@ fn scale_and_min(packed: &[u8], group: usize) -> (u8, u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::weights::layout::unpack_row;
+    use crate::device::tensor::Storage;
+    use crate::weights::layout::StoredRows;
 
     /// One block by ggml's own formulas, element by element.
     fn dequantized(dtype: BlockType, b: &[u8]) -> Vec<f32> {
@@ -189,10 +190,11 @@ mod tests {
             assert_eq!(out.scales.len(), rows * format.groups(cols) * scale_type.bytes());
             assert_eq!(out.offsets.len(), if offsets { rows * format.groups(cols) } else { 0 });
             let scales: Vec<u32> = bytemuck::pod_collect_to_vec(&out.scales);
+            let (scales, offsets) = (Some((&scales[..], scale_type)), offsets.then_some(&out.offsets[..]));
+            let stored_rows = StoredRows { storage: Storage::Buffer, cols, format, words: &words, scales, offsets };
             let mut row = vec![0.0; cols];
             for r in 0..rows {
-                let offsets = offsets.then_some(&out.offsets[..]);
-                unpack_row(format, cols, r, &words, Some((&scales, scale_type)), offsets, &mut row);
+                stored_rows.unpack(r, &mut row);
                 let stored = &blocks[r * 2 * dtype.bytes()..];
                 let expected = [dequantized(dtype, stored), dequantized(dtype, &stored[dtype.bytes()..])].concat();
                 let largest = expected.iter().fold(0.0f32, |m, e| m.max(e.abs()));

@@ -8,6 +8,8 @@
 //! the other. In a texture a texel is a piece, or a word of scales or offsets, and rows stand in blocks: see
 //! [`BLOCK_ROWS`].
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
 use crate::device::Device;
@@ -174,6 +176,11 @@ pub fn write_rows(device: &Device, tensor: Tensor, first_row: usize, rows: &[u8]
     device.write(tensor, offset, &texels)
 }
 
+/// Where a piece of a row stands among those of its block.
+fn place_in_block(row: usize) -> usize {
+    row % 4 * 8 + row % BLOCK_ROWS / 4
+}
+
 /// Rows of a matrix, `row_bytes` each, in the order that textures hold them in, zeros behind the last; a piece of a row
 /// has `N` bytes.
 fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
@@ -181,7 +188,7 @@ fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
     let mut out = vec![0; rows.len().next_multiple_of(block_bytes)];
     for (rows, block) in rows.chunks(block_bytes).zip(out.chunks_mut(block_bytes)) {
         for (row, pieces) in rows.chunks(row_bytes).enumerate() {
-            let at = (row % 4 * 8 + row / 4) * N;
+            let at = place_in_block(row) * N;
             for (piece, places) in pieces.chunks_exact(N).zip(block.chunks_exact_mut(BLOCK_ROWS * N)) {
                 places[at..at + N].copy_from_slice(piece);
             }
@@ -217,38 +224,63 @@ pub fn read_float(words: &[u32], dtype: DType, index: usize) -> f32 {
     }
 }
 
-/// Writes row `row` of a part as f32 into `out` `[cols]`: what every kernel's unpacking means.
-/// `scales` are the part's scales with their type.
-pub fn unpack_row(
-    format: Format,
-    cols: usize,
-    row: usize,
-    words: &[u32],
-    scales: Option<(&[u32], DType)>,
-    offsets: Option<&[f32]>,
-    out: &mut [f32],
-) {
-    let stride = format.row_words(cols);
-    let words = &words[row * stride..][..stride];
-    match format {
-        Format::F32 => out.iter_mut().zip(words).for_each(|(o, w)| *o = f32::from_bits(*w)),
-        Format::F16 | Format::BF16 => {
-            let dtype = if format == Format::F16 { DType::F16 } else { DType::BF16 };
-            out.iter_mut().enumerate().for_each(|(c, o)| *o = read_float(words, dtype, c));
-        }
-        Format::Int { bits, group } => {
-            let (scales, dtype) = scales.expect("integers have scales");
-            let first = row * format.groups(cols);
-            let per_word = 32 / bits as usize;
-            for (g, out) in out.chunks_mut(group).enumerate() {
-                let scale = read_float(scales, dtype, first + g);
-                let offset = offsets.map_or(-scale * (1u32 << (bits - 1)) as f32, |o| o[first + g]);
-                for (i, o) in out.iter_mut().enumerate() {
-                    let c = g * group + i;
-                    let q = (words[c / per_word] >> (bits as usize * (c % per_word))) & ((1u32 << bits) - 1);
-                    *o = scale * q as f32 + offset;
+/// The words, scales and offsets of some rows of a matrix, as they lie in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct StoredRows<'a> {
+    /// What holds them.
+    pub storage: Storage,
+    pub cols: usize,
+    pub format: Format,
+    pub words: &'a [u32],
+    /// With their type; integers only.
+    pub scales: Option<(&'a [u32], DType)>,
+    pub offsets: Option<&'a [f32]>,
+}
+
+impl StoredRows<'_> {
+    /// Writes row `row` as f32 into `out` `[cols]`: what every kernel's unpacking means.
+    pub fn unpack(&self, row: usize, out: &mut [f32]) {
+        let words = self.row_words(row);
+        match self.format {
+            Format::F32 => out.iter_mut().zip(&words[..]).for_each(|(o, w)| *o = f32::from_bits(*w)),
+            Format::F16 | Format::BF16 => {
+                let dtype = if self.format == Format::F16 { DType::F16 } else { DType::BF16 };
+                out.iter_mut().enumerate().for_each(|(c, o)| *o = read_float(&words, dtype, c));
+            }
+            Format::Int { bits, group } => {
+                let (scales, dtype) = self.scales.expect("integers have scales");
+                let groups = self.format.groups(self.cols);
+                let per_word = 32 / bits as usize;
+                for (g, out) in out.chunks_mut(group).enumerate() {
+                    let at = index_of(self.storage, row, g, groups);
+                    let scale = read_float(scales, dtype, at);
+                    let offset = self.offsets.map_or(-scale * (1u32 << (bits - 1)) as f32, |o| o[at]);
+                    for (i, o) in out.iter_mut().enumerate() {
+                        let c = g * group + i;
+                        let q = (words[c / per_word] >> (bits as usize * (c % per_word))) & ((1u32 << bits) - 1);
+                        *o = scale * q as f32 + offset;
+                    }
                 }
             }
         }
+    }
+
+    /// The words of a row, one behind the other.
+    fn row_words(&self, row: usize) -> Cow<'_, [u32]> {
+        const PIECE: usize = PIECE_BYTES / 4;
+        let pieces = self.format.row_pieces(self.cols);
+        if self.storage == Storage::Buffer {
+            return Cow::Borrowed(&self.words[row * pieces * PIECE..][..pieces * PIECE]);
+        }
+        let piece = |i| &self.words[index_of(self.storage, row, i, pieces) * PIECE..][..PIECE];
+        Cow::Owned((0..pieces).flat_map(piece).copied().collect())
+    }
+}
+
+/// Where piece, scale or offset `at` of row `row` lies, in rows of `width` of them.
+fn index_of(storage: Storage, row: usize, at: usize, width: usize) -> usize {
+    match storage {
+        Storage::Buffer => row * width + at,
+        Storage::Words | Storage::Pieces => (row / BLOCK_ROWS * width + at) * BLOCK_ROWS + place_in_block(row),
     }
 }

@@ -9,9 +9,10 @@ use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::attention::heads::Heads;
 use crate::ops::attention::reference::{Params, reference};
 use crate::ops::examples::{Examples, Fill, Op};
-use crate::ops::linear::stage;
+use crate::ops::linear::stage::{StagedRows, staged_width, storage_for};
 use crate::ops::{LANES, grid, kernel, read, write};
 use crate::weights::layout::dtype_code;
+use crate::weights::matrix::Matrix;
 
 /// Any call.
 static PLAIN: Kernel = kernel!("attention", "attention", Params, reference);
@@ -105,9 +106,17 @@ pub struct Attention {
     pub probabilities: Option<Tensor>,
 }
 
-/// Returns [batch * rows, heads * head_dim] in a buffer; or, where a kernel can, in `storage`, in which
-/// [`linear`](crate::ops::linear::linear) takes it.
-pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> Tensor {
+/// Returns [batch * rows, heads * head_dim].
+pub fn attention(r: &mut Recording, attention: Attention) -> Tensor {
+    attention_in(r, attention, Storage::Buffer).tensor()
+}
+
+/// As [`attention`], where a kernel can as the linear layer of `consumer` takes it.
+pub fn attention_for(r: &mut Recording, attention: Attention, consumer: &Matrix) -> StagedRows {
+    attention_in(r, attention, storage_for(consumer, attention.batch * attention.rows))
+}
+
+fn attention_in(r: &mut Recording, attention: Attention, storage: Storage) -> StagedRows {
     let checked = Checked::new(attention);
     let Attention { batch, rows, heads, probabilities, .. } = attention;
     if let Some(out) = probabilities {
@@ -118,9 +127,10 @@ pub fn attention(r: &mut Recording, attention: Attention, storage: Storage) -> T
         checked.record(r, out, true);
     }
     // Nobody would write what is behind the last column of a staged row.
-    let direct = checked.has_step() && checked.in_textures() && stage::width(heads.q_width()) == heads.q_width();
-    let out = stage::staged(r, if direct { storage } else { Storage::Buffer }, batch * rows, heads.q_width());
-    checked.record(r, out, false);
+    let direct = checked.has_step() && checked.in_textures() && staged_width(heads.q_width()) == heads.q_width();
+    let storage = if direct { storage } else { Storage::Buffer };
+    let out = StagedRows::scratch(r, storage, batch * rows, heads.q_width());
+    checked.record(r, out.tensor(), false);
     out
 }
 
@@ -315,7 +325,7 @@ fn examples(e: &mut Examples) {
         for probabilities in [None, Some(out)] {
             let (batch, mask, scale) = (1, Mask::None, 0.1);
             let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities };
-            attention(&mut e.recording, a, Storage::Buffer);
+            attention(&mut e.recording, a);
         }
     }
 }
@@ -339,9 +349,9 @@ fn cached_examples(e: &mut Examples, heads: Heads, keys: usize, dtype: DType, st
                 }
                 let (batch, keys, scale) = (1, Keys::Cached { table, past }, 0.1);
                 let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities };
-                attention(&mut e.recording, a, Storage::Buffer);
+                attention(&mut e.recording, a);
                 if rows == 1 && storage != Storage::Buffer {
-                    attention(&mut e.recording, a, storage);
+                    attention_in(&mut e.recording, a, storage);
                 }
             }
         }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::device::Pool;
+use crate::ops::linear::stage::stage;
 use crate::ops::testing::{Random, compare, keep, play_both, seen};
 
 /// The kernel of many rows adds up to a thousand keys in one running f32 sum: 1.4e-12 was seen.
@@ -52,7 +53,7 @@ struct Case {
 /// Rows of `tensor` in a texture, bit by bit. They have a multiple of 32 words.
 fn in_texture(r: &mut Recording, tensor: Tensor) -> Tensor {
     let words = Tensor::new(tensor.id, DType::F32, &[tensor.rows(), tensor.width() * tensor.dtype.bytes() / 4]);
-    let staged = stage::stage(r, words, 0..words.rows(), Storage::Pieces);
+    let staged = stage(r, words.into(), 0..words.rows(), Storage::Pieces).tensor();
     Tensor::new(staged.id, tensor.dtype, tensor.shape()).stored(Storage::Pieces)
 }
 
@@ -115,11 +116,9 @@ fn cached(c: &Case, pool: &mut Pool, r: &mut Recording, random: &mut Random, pro
     let q = View { tensor: qkv, column: 4 };
     let (k, v) = (View::all(k), View::all(v));
     let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities: p };
-    let mut out = attention(r, a, out_in);
-    assert_eq!(out.storage, out_in);
-    if out_in != Storage::Buffer {
-        out = seen(pool, r, random, out, heads.q_width());
-    }
+    let out = attention_in(r, a, out_in);
+    assert_eq!(out.storage(), out_in);
+    let out = if out_in == Storage::Buffer { out.tensor() } else { seen(pool, r, random, out) };
     [Some(keep(pool, r, out)), p].into_iter().flatten().collect()
 }
 
@@ -224,7 +223,7 @@ fn one_row_over_rows_as_keys_equals_reference() {
                 let (k, v) = (View { tensor: kv, column: 4 }, View { tensor: kv, column: 4 + heads.kv_width() });
                 let (q, keys) = (View { tensor: q, column: 1 }, Keys::Rows { count, batches });
                 let a = Attention { batch, rows: 1, heads, q, k, v, keys, mask, scale: 2.0, probabilities: None };
-                let out = attention(r, a, Storage::Buffer);
+                let out = attention(r, a);
                 vec![keep(pool, r, out)]
             });
         }
@@ -274,7 +273,7 @@ fn rows_as_keys_equal_reference() {
                 let p = pool.alloc(DType::F32, &[batch, heads.heads, rows, count]).unwrap();
                 let (q, mask, scale) = (View::all(q), Mask::None, 0.7);
                 let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities: Some(p) };
-                let out = attention(r, a, Storage::Buffer);
+                let out = attention(r, a);
                 // One tensor for all three, as a vision layer without norms of q and k has it.
                 let mut outputs = vec![keep(pool, r, out), p];
                 if batch == batches && rows == count && heads.heads == heads.kv_heads {
@@ -285,7 +284,7 @@ fn rows_as_keys_equal_reference() {
                     for mask in [Mask::None, causal] {
                         let (q, k, v) = (column(0), column(1), column(2));
                         let a = Attention { q, k, v, mask, probabilities: None, ..a };
-                        let out = attention(r, a, Storage::Buffer);
+                        let out = attention(r, a);
                         outputs.push(keep(pool, r, out));
                     }
                 }
@@ -310,7 +309,7 @@ fn a_row_that_sees_nothing_takes_the_mean_of_all_values() {
             let p = pool.alloc(DType::F32, &[1, 1, 2, 2]).unwrap();
             let probabilities = Some(p);
             let a = Attention { batch: 1, rows: 2, heads, q, k: q, v, keys, mask, scale: 1.0, probabilities };
-            let out = attention(r, a, Storage::Buffer);
+            let out = attention(r, a);
             [keep(pool, r, out), p]
         };
         [record(0), record(1)].concat()

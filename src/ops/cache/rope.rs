@@ -246,7 +246,7 @@ mod tests {
                     let (keys, mask, scale) = (Keys::Rows { count: rows, batches: 1 }, Mask::None, 1.0);
                     let q = View::all(q);
                     let a = Attention { batch: 1, rows, heads, q, k, v, keys, mask, scale, probabilities: None };
-                    let seen = attention(r, a, Storage::Buffer);
+                    let seen = attention(r, a);
                     vec![keep(pool, r, seen)]
                 });
             }

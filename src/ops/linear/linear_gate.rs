@@ -2,10 +2,10 @@
 
 use crate::device::kernel::{Kernel, uniform};
 use crate::device::recording::{Call, Recording};
-use crate::device::tensor::{Storage, Tensor};
+use crate::device::tensor::Storage;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
-use crate::ops::linear::stage::{self, stage, staged};
+use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};
 use crate::ops::linear::{Epilogue, Tile, dot, linear};
 use crate::ops::{kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
@@ -24,13 +24,17 @@ uniform! {
     }
 }
 
-/// `gate_up` [2 * inner, cols] has the rows of `Wg` above those of `Wu`; `x` is [rows, cols], as
-/// [`linear`] takes it. Returns [rows, inner] in `storage`, the one in which `linear` takes it. One
-/// dispatch, or one a part of the matrix and another where it has several, groups that are not whole pieces, or few
-/// elements.
-pub fn linear_gate(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage) -> Tensor {
+/// `gate_up` [2 * inner, cols] has the rows of `Wg` above those of `Wu`; `x` is [rows, cols]. Returns [rows, inner], as
+/// the linear layer of `consumer` takes it. One dispatch, or one per part of the matrix and another where it has several,
+/// groups that are not whole pieces, or few elements.
+pub fn linear_gate(r: &mut Recording, x: impl Into<StagedRows>, gate_up: &Matrix, consumer: &Matrix) -> StagedRows {
+    let x = x.into();
+    linear_gate_in(r, x, gate_up, storage_for(consumer, x.rows()))
+}
+
+fn linear_gate_in(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage) -> StagedRows {
     let tile = match &gate_up.parts[..] {
-        [part] if part.words.storage == storage && x.rows() <= stage::most_rows(gate_up.cols) => {
+        [part] if part.words.storage == storage && x.rows() <= most_rows(gate_up.cols) => {
             Tile::choose(part, x.rows(), gate_up.cols)
         }
         _ => None,
@@ -40,7 +44,7 @@ pub fn linear_gate(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Stor
     record(r, x, gate_up, storage, tile.map(|tile| Tile { outputs: 8, ..tile }))
 }
 
-fn record(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage, tile: Option<Tile>) -> Tensor {
+fn record(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage, tile: Option<Tile>) -> StagedRows {
     let Some(tile) = tile else {
         let gate_up = linear(r, x, gate_up, Epilogue::default());
         return silu_gate(r, gate_up, storage);
@@ -49,12 +53,12 @@ fn record(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage, tile
     assert!(gate_up.rows.is_multiple_of(2), "linear_gate: weight [{}, {cols}]", gate_up.rows);
     let (rows, inner) = (x.rows(), gate_up.rows / 2);
     let x = stage(r, x, 0..rows, storage);
-    assert_eq!(x.width(), stage::width(cols), "linear_gate: x {:?}, weight [{}, {cols}]", x.shape(), gate_up.rows);
-    let y = staged(r, storage, rows, inner);
+    assert_eq!(x.cols(), cols, "linear_gate: x {x:?}, weight [{}, {cols}]", gate_up.rows);
+    let y = StagedRows::scratch(r, storage, rows, inner);
     let params = Params {
         rows: rows as u32,
         cols: cols as u32,
-        x_width: x.width() as u32,
+        x_width: x.tensor().width() as u32,
         outputs: gate_up.rows as u32,
         row_words: part.format.row_words(cols) as u32,
         group: part.group(cols) as u32,
@@ -64,7 +68,7 @@ fn record(r: &mut Recording, x: Tensor, gate_up: &Matrix, storage: Storage, tile
     let constants = [&part.constants()[..], &tile.constants(part)].concat();
     let outputs = 4 * tile.lanes / tile.team;
     let groups = [inner.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
-    r.dispatch(&KERNEL, &constants, &[write(y), read(x), words, scales, offsets], params, groups);
+    r.dispatch(&KERNEL, &constants, &[write(y.tensor()), read(x.tensor()), words, scales, offsets], params, groups);
     y
 }
 
@@ -94,7 +98,7 @@ fn examples(e: &mut Examples) {
         for gate_up in e.matrices(storage, shape) {
             for &rows in rows {
                 let x = e.f32(&[rows, gate_up.cols]);
-                linear_gate(&mut e.recording, x, &gate_up, storage);
+                linear_gate_in(&mut e.recording, x.into(), &gate_up, storage);
             }
         }
     }
@@ -128,9 +132,9 @@ mod tests {
                         compare(&case, 1e-11, |pool, r, random| {
                             let x = pool.f32(&[rows, cols], &random.f32s(rows * cols)).unwrap();
                             let weight = random_matrix(pool, random, shape);
-                            let y = record(r, x, &weight, storage, tile);
-                            assert_eq!((y.storage, y.rows()), (storage, rows));
-                            let y = if storage == Storage::Buffer { y } else { seen(pool, r, random, y, inner) };
+                            let y = record(r, x.into(), &weight, storage, tile);
+                            assert_eq!((y.storage(), y.rows(), y.cols()), (storage, rows, inner));
+                            let y = if storage == Storage::Buffer { y.tensor() } else { seen(pool, r, random, y) };
                             vec![keep(pool, r, y)]
                         });
                     }

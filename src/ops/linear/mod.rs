@@ -5,7 +5,7 @@ pub mod linear_gate;
 pub mod silu_gate;
 pub mod stage;
 
-use self::stage::stage;
+use self::stage::{StagedRows, stage};
 use crate::device::kernel::{Kernel, uniform};
 use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
@@ -56,28 +56,19 @@ impl Epilogue {
     }
 }
 
-/// `x` [rows, cols] times the transpose of `weight` [outputs, cols]; `x` may be in [`input_storage`], as
-/// [`stage`](stage()) lays it out. Returns [rows, outputs].
-pub fn linear(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue) -> Tensor {
+/// `x` [rows, cols] times the transpose of `weight` [outputs, cols]. Returns [rows, outputs].
+pub fn linear(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epilogue: Epilogue) -> Tensor {
+    let x = x.into();
     let y = r.scratch_f32(&[x.rows(), weight.rows]);
     linear_into(r, x, weight, epilogue, y);
     y
 }
 
 /// As [`linear`], into a tensor that exists.
-pub fn linear_into(r: &mut Recording, x: Tensor, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
+pub fn linear_into(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
+    let x = x.into();
     let shape = |part: &Part| Tile::choose(part, x.rows(), weight.cols);
     record(r, x, weight, epilogue, y, stage::most_rows(weight.cols), shape);
-}
-
-/// The storage in which [`linear`] takes `rows` rows of `x` without copying them first.
-pub fn input_storage(weight: &Matrix, rows: usize) -> Storage {
-    let fast = |part: &Part| part.words.storage != Storage::Buffer && part.format.has_whole_pieces(weight.cols);
-    if weight.parts.iter().all(fast) && rows <= stage::most_rows(weight.cols) {
-        Storage::Pieces
-    } else {
-        Storage::Buffer
-    }
 }
 
 /// The shape of the fast kernel: what a team of invocations makes.
@@ -128,7 +119,7 @@ impl Tile {
 /// `most` is the number of rows of `x` to stage at a time; `shape` tells the tile of each part, none: the plain kernel.
 fn record(
     r: &mut Recording,
-    x: Tensor,
+    x: StagedRows,
     weight: &Matrix,
     epilogue: Epilogue,
     y: Tensor,
@@ -136,8 +127,7 @@ fn record(
     shape: impl Fn(&Part) -> Option<Tile>,
 ) {
     let rows = x.rows();
-    let width = if x.storage == Storage::Buffer { weight.cols } else { stage::width(weight.cols) };
-    assert_eq!(x.width(), width, "linear: x {:?}, weight [{}, {}]", x.shape(), weight.rows, weight.cols);
+    assert_eq!(x.cols(), weight.cols, "linear: x {x:?}, weight [{}, {}]", weight.rows, weight.cols);
     assert_eq!((y.rows(), y.width()), (rows, weight.rows), "linear: y {:?}", y.shape());
     for vector in [epilogue.bias, epilogue.layer_scale].into_iter().flatten() {
         assert_eq!(vector.len(), weight.rows, "linear: a bias or scale of {:?}", vector.shape());
@@ -145,7 +135,7 @@ fn record(
     if let Some(residual) = epilogue.residual {
         assert_eq!(residual.len(), y.len(), "linear: residual {:?}", residual.shape());
     }
-    let buffer = if x.storage == Storage::Buffer { x } else { r.scratch_f32(&[1]) };
+    let buffer = if x.storage() == Storage::Buffer { x.tensor() } else { r.scratch_f32(&[1]) };
     let product = Product { cols: weight.cols, epilogue, y, buffer };
     let (fast, plain): (Vec<_>, Vec<_>) =
         weight.parts.iter().map(|part| (part, shape(part))).partition(|(_, tile)| tile.is_some());
@@ -172,14 +162,14 @@ struct Product {
 
 impl Product {
     /// The outputs of one part for the rows of `x`, into the rows of `y` from `first_row` on.
-    fn record(&self, r: &mut Recording, x: Tensor, first_row: usize, part: &Part, tile: Option<Tile>) {
+    fn record(&self, r: &mut Recording, x: StagedRows, first_row: usize, part: &Part, tile: Option<Tile>) {
         let Product { cols, epilogue, y, buffer } = *self;
         let rows = x.rows();
         let bit = |t: Option<Tensor>, bit: u32| if t.is_some() { bit } else { 0 };
         let params = Params {
             rows: rows as u32,
             cols: cols as u32,
-            x_width: x.width() as u32,
+            x_width: x.tensor().width() as u32,
             outputs: part.rows as u32,
             first_output: part.first_row as u32,
             y_width: y.width() as u32,
@@ -193,7 +183,7 @@ impl Product {
         // A vector that is not there is never read: another buffer stands in for it.
         let [bias, layer_scale, residual] =
             [epilogue.bias, epilogue.layer_scale, epilogue.residual].map(|vector| read(vector.unwrap_or(buffer)));
-        let operands = [write(y), read(x), words, scales, offsets, bias, layer_scale, residual];
+        let operands = [write(y), read(x.tensor()), words, scales, offsets, bias, layer_scale, residual];
         let mut constants = part.constants().to_vec();
         let Some(tile) = tile else {
             constants.push(("LANES", LANES as f64));
@@ -323,7 +313,7 @@ mod tests {
                             };
                             let y = r.scratch_f32(&[rows, outputs]);
                             let shape = |part: &Part| tile.filter(|_| part.format.has_whole_pieces(cols));
-                            record(r, x, &weight, epilogue, y, if all { 5 } else { 4096 }, shape);
+                            record(r, x.into(), &weight, epilogue, y, if all { 5 } else { 4096 }, shape);
                             vec![keep(pool, r, y)]
                         });
                     }

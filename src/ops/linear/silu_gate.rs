@@ -4,7 +4,7 @@ use crate::device::kernel::{Kernel, uniform};
 use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{Storage, Tensor};
 use crate::ops::examples::{Examples, Op};
-use crate::ops::linear::stage::staged;
+use crate::ops::linear::stage::StagedRows;
 use crate::ops::{LANES, grid, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("linear", "silu_gate", Params, reference);
@@ -16,16 +16,15 @@ uniform! {
     }
 }
 
-/// `gate_up` is [rows, 2 * inner], each row the gate and then the up projection. Returns [rows, inner] in the storage that
-/// [`linear`](crate::ops::linear::linear) takes `x` in.
-pub fn silu_gate(r: &mut Recording, gate_up: Tensor, storage: Storage) -> Tensor {
+/// `gate_up` is [rows, 2 * inner], each row the gate and then the up projection. Returns [rows, inner] in `storage`.
+pub(crate) fn silu_gate(r: &mut Recording, gate_up: Tensor, storage: Storage) -> StagedRows {
     assert!(gate_up.width().is_multiple_of(2), "silu_gate: gate_up {:?}", gate_up.shape());
     let inner = gate_up.width() / 2;
-    let y = staged(r, storage, gate_up.rows(), inner);
+    let y = StagedRows::scratch(r, storage, gate_up.rows(), inner);
     let params = Params { rows: y.rows() as u32, inner: inner as u32 };
     let constants = [("LANES", LANES as f64)];
-    let fours = y.rows() * y.width().div_ceil(4);
-    r.dispatch(&KERNEL, &constants, &[write(y), read(gate_up)], params, grid(fours.div_ceil(LANES as usize)));
+    let fours = y.rows() * y.tensor().width().div_ceil(4);
+    r.dispatch(&KERNEL, &constants, &[write(y.tensor()), read(gate_up)], params, grid(fours.div_ceil(LANES as usize)));
     y
 }
 
@@ -65,9 +64,9 @@ mod tests {
             compare(&format!("{rows} {inner}"), 1e-12, |pool, r, random| {
                 let values = random.f32s(rows * 2 * inner).into_iter().map(|v| 8.0 * v).collect::<Vec<_>>();
                 let gate_up = pool.f32(&[rows, 2 * inner], &values).unwrap();
-                let y = silu_gate(r, gate_up, Storage::Buffer);
+                let y = silu_gate(r, gate_up, Storage::Buffer).tensor();
                 let staged = silu_gate(r, gate_up, Storage::Pieces);
-                let staged = seen(pool, r, random, staged, inner);
+                let staged = seen(pool, r, random, staged);
                 vec![keep(pool, r, y), keep(pool, r, staged)]
             });
         }
@@ -79,7 +78,7 @@ mod tests {
         let found = play_both(1, |pool, r, _| {
             let values = [&gates[..], &[1.0; 9]].concat();
             let gate_up = pool.f32(&[1, 18], &values).unwrap();
-            let y = silu_gate(r, gate_up, Storage::Buffer);
+            let y = silu_gate(r, gate_up, Storage::Buffer).tensor();
             vec![keep(pool, r, y)]
         });
         for words in [&found[0].0, &found[0].1] {

@@ -7,11 +7,10 @@ use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, grid, kernel, read, write};
+use crate::weights::layout::MAX_PIECE_LEN;
+use crate::weights::matrix::{Matrix, Part};
 
 static KERNEL: Kernel = kernel!("linear", "stage", Params, reference);
-
-/// Elements of the longest piece of a matrix.
-const PIECE: usize = 32;
 
 uniform! {
     struct Params {
@@ -22,34 +21,83 @@ uniform! {
     }
 }
 
+/// Rows of f32 [rows, cols] that a linear layer takes: plain ones in a buffer, or staged ones, which it need not copy.
+/// Staged rows have `cols` rounded up to whole pieces of any matrix, zeros behind the last column, and lie where the
+/// layer's matrix does.
+#[derive(Clone, Copy, Debug)]
+pub struct StagedRows {
+    /// [rows, cols] or [rows, cols rounded up].
+    tensor: Tensor,
+    cols: usize,
+}
+
+impl From<Tensor> for StagedRows {
+    /// Plain rows.
+    fn from(tensor: Tensor) -> StagedRows {
+        assert_eq!(tensor.storage, Storage::Buffer, "rows of {tensor:?}: which columns are zeros is not known");
+        StagedRows { tensor, cols: tensor.width() }
+    }
+}
+
+impl StagedRows {
+    /// Scratch for `rows` rows of `cols` elements: staged ones in a texture, plain ones in a buffer.
+    pub(crate) fn scratch(r: &mut Recording, storage: Storage, rows: usize, cols: usize) -> StagedRows {
+        let tensor = match storage {
+            Storage::Buffer => r.scratch_f32(&[rows, cols]),
+            _ => r.scratch_in(storage, DType::F32, &[rows, staged_width(cols)]),
+        };
+        StagedRows { tensor, cols }
+    }
+
+    /// What holds them, for operands.
+    pub(crate) fn tensor(self) -> Tensor {
+        self.tensor
+    }
+
+    pub fn rows(self) -> usize {
+        self.tensor.rows()
+    }
+
+    pub fn cols(self) -> usize {
+        self.cols
+    }
+
+    pub fn storage(self) -> Storage {
+        self.tensor.storage
+    }
+
+    /// Whether rows are whole pieces.
+    pub(crate) fn is_staged(self) -> bool {
+        self.tensor.width() == staged_width(self.cols)
+    }
+}
+
 /// Elements of a staged row of `cols` columns.
-pub fn width(cols: usize) -> usize {
-    cols.next_multiple_of(PIECE)
+pub(crate) fn staged_width(cols: usize) -> usize {
+    cols.next_multiple_of(MAX_PIECE_LEN)
 }
 
 /// Rows of `cols` elements that can be staged at a time.
-pub fn most_rows(cols: usize) -> usize {
-    MAX_TEXELS / (width(cols) / 4)
+pub(super) fn most_rows(cols: usize) -> usize {
+    MAX_TEXELS / (staged_width(cols) / 4)
 }
 
-/// Scratch for `rows` rows of `cols` elements as [`stage`] makes them; in a buffer, without what is behind the columns.
-pub fn staged(r: &mut Recording, storage: Storage, rows: usize, cols: usize) -> Tensor {
-    match storage {
-        Storage::Buffer => r.scratch_f32(&[rows, cols]),
-        _ => r.scratch_in(storage, DType::F32, &[rows, width(cols)]),
-    }
+/// The storage in which the linear layer of `weight` takes `rows` rows without copying them first.
+pub(crate) fn storage_for(weight: &Matrix, rows: usize) -> Storage {
+    let fast = |part: &Part| part.words.storage != Storage::Buffer && part.format.has_whole_pieces(weight.cols);
+    if weight.parts.iter().all(fast) && rows <= most_rows(weight.cols) { Storage::Pieces } else { Storage::Buffer }
 }
 
-/// Rows `rows` of `x` [_, cols] in `storage`: [rows, cols rounded up to 32], zeros behind the last column. Records
-/// nothing where `x` is that already. Textures cannot be read back: the tests of the linear layer, which reads them,
-/// cover this op.
-pub fn stage(r: &mut Recording, x: Tensor, rows: Range<usize>, storage: Storage) -> Tensor {
-    assert!(x.dtype == DType::F32 && rows.end <= x.rows(), "stage: rows {rows:?} of {x:?}");
-    let cols = x.width();
-    let width = width(cols);
-    if (x.storage, rows.len(), width) == (storage, x.rows(), cols) {
+/// Rows `rows` of `x`, staged in `storage`. Records nothing where `x` is that already. Textures cannot be read back: the
+/// tests of the linear layer, which reads them, cover this op.
+pub(crate) fn stage(r: &mut Recording, x: StagedRows, rows: Range<usize>, storage: Storage) -> StagedRows {
+    let StagedRows { tensor, cols } = x;
+    assert!(tensor.dtype == DType::F32 && rows.end <= x.rows(), "stage: rows {rows:?} of {x:?}");
+    if x.is_staged() && (x.storage(), x.rows()) == (storage, rows.len()) {
         return x;
     }
+    assert!(tensor.width() == cols, "stage: {x:?} is staged already, in another storage or with more rows");
+    let width = staged_width(cols);
     let out = r.scratch_in(storage, DType::F32, &[rows.len(), width]);
     let words = match storage {
         Storage::Buffer => 1,
@@ -59,8 +107,8 @@ pub fn stage(r: &mut Recording, x: Tensor, rows: Range<usize>, storage: Storage)
     let params =
         Params { first: (rows.start * cols) as u32, cols: cols as u32, width: width as u32, count: count as u32 };
     let constants = [("LANES", LANES as f64)];
-    r.dispatch(&KERNEL, &constants, &[read(x), write(out)], params, grid(count.div_ceil(LANES as usize)));
-    out
+    r.dispatch(&KERNEL, &constants, &[read(tensor), write(out)], params, grid(count.div_ceil(LANES as usize)));
+    StagedRows { tensor: out, cols }
 }
 
 fn reference(call: &Call) {
@@ -80,6 +128,6 @@ pub(crate) static OP: Op = Op { name: "stage", kernels: &[&KERNEL], examples };
 fn examples(e: &mut Examples) {
     let x = e.f32(&[5, 173]);
     for storage in [Storage::Buffer, Storage::Pieces] {
-        stage(&mut e.recording, x, 1..4, storage);
+        stage(&mut e.recording, x.into(), 1..4, storage);
     }
 }

@@ -4,8 +4,9 @@ use crate::device::kernel::{Kernel, uniform};
 use crate::device::recording::{Call, Recording};
 use crate::device::tensor::{Storage, Tensor};
 use crate::ops::examples::{Examples, Op};
-use crate::ops::linear::stage::staged;
+use crate::ops::linear::stage::{StagedRows, storage_for};
 use crate::ops::{LANES, Rows, grid, kernel, read, write};
+use crate::weights::matrix::Matrix;
 
 static KERNEL: Kernel = kernel!("norms", "rms_norm", Params, reference);
 
@@ -25,11 +26,22 @@ uniform! {
 /// Normalises `width = weight.len()` columns of `x` [_, x_width], from column `x_column` on, in the rows that `rows`
 /// names. Returns [rows.count(), width].
 pub fn rms_norm(r: &mut Recording, x: Tensor, rows: Rows, x_column: usize, weight: Tensor, eps: f32) -> Tensor {
-    rms_norm_in(r, x, rows, x_column, weight, eps, Storage::Buffer)
+    rms_norm_in(r, x, rows, x_column, weight, eps, Storage::Buffer).tensor()
 }
 
-/// As [`rms_norm`], in the storage that [`linear`](crate::ops::linear::linear) takes `x` in.
-pub fn rms_norm_in(
+/// As [`rms_norm`], of all columns, as the linear layer of `consumer` takes them.
+pub fn rms_norm_for(
+    r: &mut Recording,
+    x: Tensor,
+    rows: Rows,
+    weight: Tensor,
+    eps: f32,
+    consumer: &Matrix,
+) -> StagedRows {
+    rms_norm_in(r, x, rows, 0, weight, eps, storage_for(consumer, rows.count()))
+}
+
+fn rms_norm_in(
     r: &mut Recording,
     x: Tensor,
     rows: Rows,
@@ -37,7 +49,7 @@ pub fn rms_norm_in(
     weight: Tensor,
     eps: f32,
     storage: Storage,
-) -> Tensor {
+) -> StagedRows {
     let width = weight.len();
     assert!(x_column + width <= x.width(), "rms_norm: columns {x_column}+{width} of {:?}", x.shape());
     assert!(
@@ -45,7 +57,7 @@ pub fn rms_norm_in(
         "rms_norm: {rows:?} of {:?}",
         x.shape()
     );
-    let y = staged(r, storage, rows.count(), width);
+    let y = StagedRows::scratch(r, storage, rows.count(), width);
     let params = Params {
         count: rows.count() as u32,
         width: width as u32,
@@ -57,7 +69,7 @@ pub fn rms_norm_in(
         eps,
     };
     let constants = [("LANES", LANES as f64)];
-    r.dispatch(&KERNEL, &constants, &[write(y), read(x), read(weight)], params, grid(rows.count()));
+    r.dispatch(&KERNEL, &constants, &[write(y.tensor()), read(x), read(weight)], params, grid(rows.count()));
     y
 }
 
@@ -103,7 +115,7 @@ mod tests {
                 let rows = Rows { batch, rows, stride, first };
                 let y = rms_norm(r, x, rows, column, weight, 1e-6);
                 let staged = rms_norm_in(r, x, rows, column, weight, 1e-6, Storage::Pieces);
-                let staged = seen(pool, r, random, staged, width);
+                let staged = seen(pool, r, random, staged);
                 vec![keep(pool, r, y), keep(pool, r, staged)]
             });
         }
