@@ -110,7 +110,8 @@ pub mod internals {
     pub use crate::generate::beams::PAD;
     pub use crate::generate::check::check_ids;
     pub use crate::image::{MAX_PIXELS, MAX_SIDE, decode};
-    pub use crate::model::footprint::{CROSS, Footprint, INTERN_VIT, Phase, Residency};
+    pub use crate::model::footprint::{Footprint, Phase};
+    pub use crate::model::nets::{CROSS, INTERN_VIT, Residency};
     pub use crate::model::network::{Crossed, Network, Vision};
     pub use crate::model::read_tokenizer;
     pub use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};

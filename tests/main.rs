@@ -9,6 +9,7 @@ mod config;
 mod decoder;
 mod drivers;
 mod emoji;
+mod front;
 mod gguf;
 mod internvl;
 mod kv_cache;

@@ -65,10 +65,8 @@ fn main() -> ExitCode {
     match run(cli, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("qllama: {} [{}]", common::one_line(&error.to_string()), error.code());
-            if let Some(hint) = common::hint(&error) {
-                eprintln!("qllama: {hint}");
-            }
+            let hint = common::hint(&error).map(|hint| format!("; {hint}")).unwrap_or_default();
+            eprintln!("qllama: {}{hint} [{}]", common::one_line(&error.to_string()), error.code());
             ExitCode::FAILURE
         }
     }

@@ -139,11 +139,7 @@ impl GenerateOptions {
             return Err(Error::Token { index, id: ends[index].into(), vocab });
         }
         if self.num_beams > 1 {
-            if candidates(ends.len(), self.num_beams) > MAX_K {
-                return wrong(format!(
-                    "too many end ids for so many beams: (1 + end ids) * num_beams must be at most {MAX_K}"
-                ));
-            }
+            self.check_candidates(&ends)?;
             if (0..vocab as u32).all(|id| ends.contains(&id)) {
                 return wrong(format!(
                     "all {vocab} ids of the vocabulary are end ids: beam search has nothing to continue with"
@@ -154,6 +150,15 @@ impl GenerateOptions {
             return wrong(format!("a cache in f16 needs heads of a multiple of 4 columns, found {}", config.head_dim));
         }
         Ok(Resolved { options: self.clone(), eos_token_ids: ends, kv_cache })
+    }
+
+    fn check_candidates(&self, ends: &[u32]) -> Result<()> {
+        if self.num_beams > 1 && candidates(ends.len(), self.num_beams) > MAX_K {
+            return wrong(format!(
+                "too many end ids for so many beams: (1 + end ids) * num_beams must be at most {MAX_K}"
+            ));
+        }
+        Ok(())
     }
 
     /// Checks what does not depend on the model.
@@ -187,6 +192,7 @@ impl GenerateOptions {
         if !self.length_penalty.is_finite() {
             return wrong("length_penalty must be a finite number");
         }
+        self.check_candidates(self.eos_token_ids.as_deref().unwrap_or_default())?;
         if let Some(s) = &self.sampling {
             if !(MIN_TEMPERATURE..=MAX_TEMPERATURE).contains(&s.temperature) {
                 return wrong("temperature must be from 0.000001 to 1000000");

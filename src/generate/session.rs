@@ -9,9 +9,9 @@ use crate::device::{Device, Plan, Pool, Reader};
 use crate::error::{Error, Result};
 use crate::generate::beams::{BeamOptions, BeamSearch, PAD, candidates};
 use crate::generate::options::Resolved;
-use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};
+use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Places, Qllama};
 use crate::ops::Rows;
-use crate::ops::attention::{Keys, Mask};
+use crate::ops::attention::Mask;
 use crate::ops::cache::advance::advance;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::cache::reorder::reorder;
@@ -48,6 +48,14 @@ pub struct Sequence {
     pub score: f32,
 }
 
+/// What a generation made.
+pub struct Generated {
+    /// `num_return_sequences` for each row of the prompt, best first.
+    pub sequences: Vec<Vec<Sequence>>,
+    /// Dispatches of a decode step.
+    pub dispatches_per_token: usize,
+}
+
 /// What generation tells of itself while it runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Event {
@@ -60,7 +68,7 @@ pub enum Event {
 /// Hears of each [`Event`], and may stop the generation, which then ends with [`Error::Aborted`].
 pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
 
-/// Generates from a prompt. Returns `num_return_sequences` sequences for each row of the prompt, best first.
+/// Generates from a prompt.
 ///
 /// # Errors
 /// `E_CONTEXT` when positions would go beyond the model's, `E_NONFINITE` when logits are not numbers, `E_ABORTED`, and the
@@ -71,10 +79,13 @@ pub(crate) async fn generate(
     prompt: &Prompt<'_>,
     options: &Resolved,
     on_event: OnEvent<'_>,
-) -> Result<Vec<Vec<Sequence>>> {
+) -> Result<Generated> {
     let mut session = Session::new(model, device, prompt, options)?;
-    model.decode_dispatches.set(session.decode.plan.dispatches);
-    if options.num_beams > 1 { session.beams(on_event).await } else { session.single(on_event).await }
+    let sequences = match options.num_beams {
+        1 => session.single(on_event).await?,
+        _ => session.beams(on_event).await?,
+    };
+    Ok(Generated { sequences, dispatches_per_token: session.decode.plan.dispatches })
 }
 
 /// The buffers and plans of one generation.
@@ -329,17 +340,13 @@ impl State {
             false => None,
         };
         let mut r = Recording::new();
-        let pass = Pass {
-            embeddings: prompt.embeddings,
-            batch,
-            rows: prompt_rows,
+        let places = Places {
             positions: pool.u32(&[all], &prompt.positions())?,
             slots: pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?,
             caches,
-            keys: Keys::Rows { count: prompt_rows, batches: batch },
-            mask: Mask::Causal { attention_mask: mask, zero_queries: prompt.zero_queries },
-            cross: prompt.cross,
         };
+        let mask = Mask::Causal { attention_mask: mask, zero_queries: prompt.zero_queries };
+        let pass = Pass::prefill(prompt.embeddings, batch, places, mask, prompt.cross);
         let passed = model.record(&mut r, &pass, &Observed::default());
         let last: Vec<u32> = (0..batch).map(|b| ((b + 1) * prompt_rows - 1) as u32).collect();
         let last = pool.u32(&[batch], &last)?;
@@ -380,17 +387,9 @@ impl State {
         }
         let x = r.scratch_f32(&[self.rows, model.config.hidden_size]);
         embed(&mut r, &model.embed_tokens, self.tokens, x, Rows::all(x));
-        let pass = Pass {
-            embeddings: x,
-            batch: self.rows,
-            rows: 1,
-            positions: self.positions,
-            slots: self.slots,
-            caches,
-            keys: Keys::Cached { table: self.table, past: self.past },
-            mask: Mask::Causal { attention_mask: mask, zero_queries: 0 },
-            cross: None,
-        };
+        let places = Places { positions: self.positions, slots: self.slots, caches };
+        let mask = Mask::Causal { attention_mask: mask, zero_queries: 0 };
+        let pass = Pass::step(x, places, self.table, self.past, mask);
         let passed = model.record(&mut r, &pass, &Observed::default());
         let logits = model.logits(&mut r, passed.last_hidden_state);
         advance(&mut r, self.table, self.past, self.positions, self.slots);

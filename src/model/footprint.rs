@@ -1,25 +1,19 @@
-//! What a model is made of, what that takes of a device, and which weights stay there.
-//!
-//! Only pictures need InternViT and the weights that make cross-attention's keys and values. Where the memory budget is
-//! too small for everything, the layers of one or both are streamed: read for every picture, one at a time, and freed
-//! behind. That reads no more than loading such a part as a whole for every picture would, and holds one layer of it.
-//! The decoder and the heads stay.
+//! What a model takes of a device, found by loading and recording without one.
 
 use crate::device::recording::Recording;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::{Device, DeviceInfo};
 use crate::error::{Error, Result};
 use crate::files::checkpoint::Checkpoint;
-use crate::files::config::Config;
-use crate::nets::clip::{AttentionPool, ItmHead};
-use crate::nets::decoder::{CrossKeyValues, CrossStates, Observed, Pass, Qllama};
+use crate::files::config::{Config, LlamaConfig};
+use crate::model::nets::{CROSS, INTERN_VIT, Nets, Residency};
+use crate::nets::decoder::{CrossStates, Observed, Pass, Places};
 use crate::nets::intern_vit::InternVit;
 use crate::ops::Rows;
-use crate::ops::attention::{Keys, MAX_HEAD_DIM, Mask};
+use crate::ops::attention::{MAX_HEAD_DIM, Mask};
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::rows::embed::embed;
 use crate::weights::loader::{Layers, Loader};
-use crate::weights::matrix::Matrix;
 
 /// What activations are planned for: a caption by as many beams, with a prompt and new tokens of these lengths.
 const PLANNED_BEAMS: usize = 5;
@@ -30,22 +24,6 @@ const PLANNED_ROWS: usize = 257;
 /// Longer prompts and larger grids are planned as these: dispatches have limits, which hostile files may exceed.
 const MOST_ROWS: usize = 1 << 12;
 const MOST_GRID: usize = 1 << 6;
-
-/// The names of the parts that can be streamed.
-pub const INTERN_VIT: &str = "InternViT";
-pub const CROSS: &str = "cross-attention keys and values";
-
-/// Whose layers stay on the device, instead of being streamed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Residency {
-    pub vision: bool,
-    pub cross: bool,
-}
-
-impl Residency {
-    /// Everything stays.
-    pub const ALL: Residency = Residency { vision: true, cross: true };
-}
 
 /// A part that can be streamed: bytes of its layers' weights and of the largest layer's, and of what else it needs while
 /// it runs.
@@ -170,85 +148,6 @@ impl Footprint {
     }
 }
 
-/// The CLIP and matching heads; each is there if the checkpoint has it.
-pub(crate) struct Heads {
-    pub clip_projector: Option<AttentionPool>,
-    pub clip_projector2: Option<AttentionPool>,
-    /// [clip_embed_dim, hidden_size]
-    pub text_projection: Option<Matrix>,
-    pub itm: Option<ItmHead>,
-    pub logit_scale: f32,
-}
-
-/// The weights of a model.
-pub(crate) struct Nets {
-    pub vision: Option<InternVit>,
-    pub decoder: Qllama,
-    pub cross: CrossKeyValues,
-    pub heads: Option<Heads>,
-    /// [num_query_token, hidden_size]
-    pub query_tokens: Option<Tensor>,
-}
-
-impl Nets {
-    /// Loads, or plans to load, what stays on the device. `after_part` is told of each part with the bytes loaded so far.
-    pub async fn load(
-        loader: &mut Loader<'_>,
-        config: &Config,
-        stays: Residency,
-        after_part: &mut dyn FnMut(&'static str, u64),
-    ) -> Result<Nets> {
-        let prefix = config.prefix();
-        let text = &config.text;
-        let vision = match &config.vision {
-            Some(vision) => Some(InternVit::load(loader, vision, !stays.vision).await?),
-            None => None,
-        };
-        after_part(INTERN_VIT, loader.device_bytes);
-        let cross = CrossKeyValues::load(loader, prefix, text, !stays.cross).await?;
-        after_part(CROSS, loader.device_bytes);
-        let decoder = Qllama::load(loader, prefix, text).await?;
-        after_part("QLLaMA", loader.device_bytes);
-        let (mut heads, mut query_tokens) = (None, None);
-        if let (Some(clip), Some(vision)) = (&config.clip, &config.vision) {
-            let shape = [1, text.num_query_token, text.hidden_size];
-            query_tokens = Some(loader.f32("query_tokens", &shape).await?.reshape(&shape[1..]));
-            let (outputs, pool_heads) = (clip.clip_embed_dim, clip.attn_pool_num_heads);
-            heads = Some(Heads {
-                clip_projector: if loader.has("clip_projector.norm1_q.weight") {
-                    let width = vision.hidden_size;
-                    Some(AttentionPool::load(loader, "clip_projector", width, pool_heads, outputs).await?)
-                } else {
-                    None
-                },
-                clip_projector2: if loader.has("clip_projector2.norm1_q.weight") {
-                    let width = text.hidden_size;
-                    Some(AttentionPool::load(loader, "clip_projector2", width, pool_heads, outputs).await?)
-                } else {
-                    None
-                },
-                text_projection: if loader.has("text_projection") {
-                    Some(loader.transposed("text_projection", text.hidden_size, outputs).await?)
-                } else {
-                    None
-                },
-                itm: if loader.has_linear("itm_head") {
-                    Some(ItmHead::load(loader, text.hidden_size).await?)
-                } else {
-                    None
-                },
-                logit_scale: if loader.has("logit_scale") {
-                    loader.host_f32("logit_scale", &[]).await?[0]
-                } else {
-                    0.0
-                },
-            });
-        }
-        after_part("CLIP heads", loader.device_bytes);
-        Ok(Nets { vision, decoder, cross, heads, query_tokens })
-    }
-}
-
 /// Bytes that a caption needs besides weights, found by recording its passes.
 struct Activations {
     vision: u64,
@@ -260,88 +159,119 @@ struct Activations {
 
 impl Activations {
     fn plan(nets: &Nets, config: &Config, info: &DeviceInfo) -> Result<Activations> {
-        let text = &config.text;
         if let (field, Some(dim)) = too_wide(config) {
             let rule = format!("heads of {dim} columns: attention takes at most {MAX_HEAD_DIM}");
             return Err(Error::Config { file: "config.json".into(), pointer: field.into(), rule });
         }
-        let mut largest = 0;
-        let mut scratch = |r: &Recording| {
-            let buffers = r.scratch.iter().filter(|t| t.storage == Storage::Buffer);
-            let sizes = buffers.map(|t| t.size_bytes() as u64);
-            largest = sizes.max().unwrap_or(0).max(largest);
-            info.scratch_bytes(r)
+        let text = &config.text;
+        let mut planner = Planner { nets, text, info, largest: 0 };
+        let (vision, rows) = match &nets.vision {
+            Some(vit) => planner.vision(vit)?,
+            None => (0, if text.cross_attention { PLANNED_ROWS } else { 0 }),
         };
-        let bytes = |tensor: Tensor| tensor.held_bytes() as u64;
-        let stand_in = |dtype, shape: &[usize]| Tensor::new(0, dtype, shape);
-        let f32 = |shape: &[usize]| stand_in(DType::F32, shape);
-        let u32 = |shape: &[usize]| stand_in(DType::U32, shape);
-
-        let mut vision = 0;
-        let mut rows = if text.cross_attention { PLANNED_ROWS } else { 0 };
-        if let Some(vit) = &nets.vision {
-            let grid = (vit.config.image_size / vit.config.patch_size).clamp(1, MOST_GRID);
-            let side = grid * vit.config.patch_size;
-            let input = f32(&[1, 3, side, side]);
-            let mut r = Recording::new();
-            // The positions are made on the host: no device is needed for them here.
-            let mut pool = Device::cpu().pool();
-            let mut x = vit.embed(&mut r, &mut pool, input)?;
-            for layer in vit.layers.kept.iter().flatten() {
-                x = vit.layer(&mut r, layer, x, 1);
-            }
-            rows = x.rows();
-            // Where layers are streamed, the input of a layer and of the next stand apart.
-            vision = bytes(input) + pool.bytes() + 2 * bytes(x) + scratch(&r);
-        }
         let seen = f32(&[rows, text.vision_hidden_size]);
-        let states = bytes(seen);
-
-        let crossing: Vec<bool> = (0..text.num_hidden_layers).map(|i| rows > 0 && text.cross_attends(i)).collect();
-        let layers = crossing.iter().map(|yes| yes.then(|| f32(&[rows, 2 * text.hidden_size]))).collect();
+        let crossing = (0..text.num_hidden_layers).map(|i| rows > 0 && text.cross_attends(i));
+        let layers = crossing.map(|yes| yes.then(|| f32(&[rows, 2 * text.hidden_size]))).collect();
         let crossed = CrossStates { layers, images: 1, rows };
-        let crossed_bytes = crossed.layers.iter().flatten().map(|t| bytes(*t)).sum::<u64>();
-        let mut r = Recording::new();
-        for (i, layer) in nets.cross.layers.kept.iter().flatten().enumerate().filter(|(i, _)| crossing[*i]) {
-            nets.cross.record(&mut r, i, layer, seen, &crossed);
-        }
-        let cross = states + crossed_bytes + scratch(&r);
+        let states = bytes(seen) + crossed.layers.iter().flatten().map(|t| bytes(*t)).sum::<u64>();
+        let cross = states + planner.cross(seen, &crossed);
+        let decoder = states + planner.decoder(&crossed);
+        Ok(Activations { vision, cross, decoder, largest: planner.largest })
+    }
+}
 
-        let queries = if rows > 0 { text.num_query_token } else { 0 };
+/// A tensor that stands in for one on a device.
+fn stand_in(dtype: DType, shape: &[usize]) -> Tensor {
+    Tensor::new(0, dtype, shape)
+}
+
+fn f32(shape: &[usize]) -> Tensor {
+    stand_in(DType::F32, shape)
+}
+
+fn u32(shape: &[usize]) -> Tensor {
+    stand_in(DType::U32, shape)
+}
+
+fn bytes(tensor: Tensor) -> u64 {
+    tensor.held_bytes() as u64
+}
+
+/// Records passes over stand-ins and counts what they take.
+struct Planner<'a> {
+    nets: &'a Nets,
+    text: &'a LlamaConfig,
+    info: &'a DeviceInfo,
+    /// Bytes of the largest buffer so far.
+    largest: u64,
+}
+
+impl Planner<'_> {
+    /// Bytes of a recording's scratch memory.
+    fn scratch(&mut self, r: &Recording) -> u64 {
+        self.note(r.scratch.iter().copied());
+        self.info.scratch_bytes(r)
+    }
+
+    fn note(&mut self, tensors: impl IntoIterator<Item = Tensor>) {
+        let buffers = tensors.into_iter().filter(|t| t.storage == Storage::Buffer);
+        self.largest = buffers.map(|t| t.size_bytes() as u64).fold(self.largest, u64::max);
+    }
+
+    /// Bytes that InternViT takes besides weights, and the rows that it makes of a picture.
+    fn vision(&mut self, vit: &InternVit) -> Result<(u64, usize)> {
+        let grid = (vit.config.image_size / vit.config.patch_size).clamp(1, MOST_GRID);
+        let side = grid * vit.config.patch_size;
+        let input = f32(&[1, 3, side, side]);
+        let mut r = Recording::new();
+        // The positions are made on the host: no device is needed for them here.
+        let mut pool = Device::cpu().pool();
+        let mut x = vit.embed(&mut r, &mut pool, input)?;
+        for layer in vit.layers.kept.iter().flatten() {
+            x = vit.layer(&mut r, layer, x, 1);
+        }
+        // Where layers are streamed, the input of a layer and of the next stand apart.
+        Ok((bytes(input) + pool.bytes() + 2 * bytes(x) + self.scratch(&r), x.rows()))
+    }
+
+    /// Bytes of scratch memory that making cross-attention's keys and values takes.
+    fn cross(&mut self, seen: Tensor, crossed: &CrossStates) -> u64 {
+        self.note(crossed.layers.iter().flatten().copied());
+        let mut r = Recording::new();
+        let layers = self.nets.cross.layers.kept.iter().flatten().enumerate();
+        for (i, layer) in layers.filter(|(i, _)| crossed.layers[*i].is_some()) {
+            self.nets.cross.record(&mut r, i, layer, seen, crossed);
+        }
+        self.scratch(&r)
+    }
+
+    /// Bytes that the decoder takes besides weights and a picture's keys and values.
+    fn decoder(&mut self, crossed: &CrossStates) -> u64 {
+        let (text, decoder) = (self.text, &self.nets.decoder);
+        let queries = if crossed.rows > 0 { text.num_query_token } else { 0 };
         let prompt = (queries + PLANNED_PROMPT).min(text.max_position_embeddings).min(MOST_ROWS);
-        let decoder = &nets.decoder;
         let rows = prompt + PLANNED_BEAMS * PLANNED_NEW;
-        let storage = KvCache::storage(info.weights, DType::F32, rows, decoder.heads());
+        let storage = KvCache::storage(self.info.weights, DType::F32, rows, decoder.heads());
         let cache = f32(&[rows, decoder.heads().kv_width()]).stored(storage);
+        self.note([cache]);
         let caches = vec![KvCache { k: cache, v: cache }; text.num_hidden_layers];
         let table = u32(&[PLANNED_BEAMS, prompt + PLANNED_NEW]);
-        let mut passes = 0;
-        for (batch, rows, keys, cross) in [
-            (1, prompt, Keys::Rows { count: prompt, batches: 1 }, (queries <= prompt).then_some(&crossed)),
-            (PLANNED_BEAMS, 1, Keys::Cached { table, past: u32(&[1]) }, None),
-        ] {
+        let mask = Mask::Causal { attention_mask: None, zero_queries: 0 };
+        let places = |rows| Places { positions: u32(&[rows]), slots: u32(&[rows]), caches: &caches };
+        let mut taken = 2 * text.num_hidden_layers as u64 * bytes(cache) + 4 * bytes(table);
+        for (rows, one_row_each) in [(prompt, false), (PLANNED_BEAMS, true)] {
             let mut r = Recording::new();
-            let x = r.scratch_f32(&[batch * rows, text.hidden_size]);
-            embed(&mut r, &decoder.embed_tokens, u32(&[batch * rows]), x, Rows::all(x));
-            let pass = Pass {
-                embeddings: x,
-                batch,
-                rows,
-                positions: u32(&[batch * rows]),
-                slots: u32(&[batch * rows]),
-                caches: &caches,
-                keys,
-                mask: Mask::Causal { attention_mask: None, zero_queries: 0 },
-                cross,
+            let x = r.scratch_f32(&[rows, text.hidden_size]);
+            embed(&mut r, &decoder.embed_tokens, u32(&[rows]), x, Rows::all(x));
+            let pass = match one_row_each {
+                true => Pass::step(x, places(rows), table, u32(&[1]), mask),
+                false => Pass::prefill(x, 1, places(rows), mask, (queries <= prompt).then_some(crossed)),
             };
             decoder.record(&mut r, &pass, &Observed::default());
             // The logits of each beam, and what beam search makes of them.
-            passes += scratch(&r) + 3 * bytes(f32(&[PLANNED_BEAMS, text.vocab_size]));
+            taken += self.scratch(&r) + 3 * bytes(f32(&[PLANNED_BEAMS, text.vocab_size]));
         }
-        let buffers = crossed.layers.iter().flatten().chain([&cache]).filter(|t| t.storage == Storage::Buffer);
-        largest = buffers.map(|t| bytes(*t)).fold(largest, u64::max);
-        let kept = 2 * text.num_hidden_layers as u64 * bytes(cache) + 4 * bytes(table);
-        Ok(Activations { vision, cross, decoder: states + crossed_bytes + kept + passes, largest })
+        taken
     }
 }
 

@@ -8,6 +8,7 @@ pub mod demo;
 pub(crate) mod footprint;
 pub(crate) mod forward;
 mod front;
+pub(crate) mod nets;
 pub(crate) mod network;
 pub(crate) mod past;
 

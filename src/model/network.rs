@@ -1,5 +1,7 @@
 //! A checkpoint's weights on one device, and the passes over them: tensors in, tensors out.
 
+use std::cell::Cell;
+
 use crate::device::array::check_finite;
 use crate::device::recording::Recording;
 use crate::device::tensor::{DType, Tensor};
@@ -11,11 +13,12 @@ use crate::generate::inputs::{CheckedInputs, GenerateInputs};
 use crate::generate::options::Resolved;
 use crate::generate::session::{self, OnEvent, Sequence};
 use crate::image::PixelValues;
-use crate::model::footprint::{Footprint, Nets};
-use crate::nets::decoder::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Qllama};
+use crate::model::footprint::Footprint;
+use crate::model::nets::Nets;
+use crate::nets::decoder::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Places, Qllama};
 use crate::nets::intern_vit::Layer;
 use crate::ops::Rows;
-use crate::ops::attention::{Keys, Mask};
+use crate::ops::attention::Mask;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::linear::{Epilogue, linear};
 use crate::ops::norms::normalize::normalize;
@@ -46,6 +49,8 @@ pub struct Network {
     device: Device,
     checkpoint: Checkpoint,
     nets: Nets,
+    /// Of the last generation.
+    dispatches_per_token: Cell<usize>,
     _pool: Pool,
 }
 
@@ -76,7 +81,8 @@ impl Network {
         };
         let mut loader = Loader::load(&checkpoint, quantization, &mut pool, on_bytes);
         let nets = Nets::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
-        Ok(Network { config, device: device.clone(), checkpoint, nets, _pool: pool })
+        let dispatches_per_token = Cell::new(0);
+        Ok(Network { config, device: device.clone(), checkpoint, nets, dispatches_per_token, _pool: pool })
     }
 
     pub fn device(&self) -> &Device {
@@ -94,7 +100,7 @@ impl Network {
 
     /// Dispatches of a decode step of the last generation.
     pub fn dispatches_per_token(&self) -> usize {
-        self.nets.decoder.decode_dispatches.get()
+        self.dispatches_per_token.get()
     }
 
     /// InternViT over some pictures of one size.
@@ -382,17 +388,12 @@ impl Network {
         let caches: Vec<_> = decoder.layers.iter().map(|_| KvCache { k: scratch(), v: scratch() }).collect();
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..rows as u32).collect();
         let slots: Vec<u32> = (0..(batch * rows) as u32).collect();
-        let pass = Pass {
-            embeddings: x,
-            batch,
-            rows,
+        let places = Places {
             positions: pool.u32(&[batch * rows], &positions)?,
             slots: pool.u32(&[batch * rows], &slots)?,
             caches: &caches,
-            keys: Keys::Rows { count: rows, batches: batch },
-            mask,
-            cross,
         };
+        let pass = Pass::prefill(x, batch, places, mask, cross);
         Ok(decoder.record(r, &pass, &Observed::default()))
     }
 
@@ -488,6 +489,8 @@ impl Network {
             cross: inputs.crossed.or(made.as_ref().map(|crossed| &crossed.states)),
             history: &checked.history,
         };
-        session::generate(&self.nets.decoder, &self.device, &prompt, options, on_event).await
+        let made = session::generate(&self.nets.decoder, &self.device, &prompt, options, on_event).await?;
+        self.dispatches_per_token.set(made.dispatches_per_token);
+        Ok(made.sequences)
     }
 }

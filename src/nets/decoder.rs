@@ -1,8 +1,6 @@
 //! QLLaMA: a LLaMA decoder whose every `cross_attention_frequency`-th layer also cross-attends, in its first
 //! `num_query_token` rows, to a picture's features (InternVL, Chen et al., 2023; LLaMA, Touvron et al., 2023).
 
-use std::cell::Cell;
-
 use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::Result;
@@ -29,8 +27,6 @@ pub struct Qllama {
     /// [vocab_size, hidden_size]
     pub lm_head: Matrix,
     pub rope: RopeTables,
-    /// Dispatches of the last generation's decode step, for `qllama bench`.
-    pub decode_dispatches: Cell<usize>,
 }
 
 /// One decoder layer.
@@ -87,6 +83,40 @@ pub struct Pass<'a> {
     pub keys: Keys,
     pub mask: Mask,
     pub cross: Option<&'a CrossStates>,
+}
+
+/// Where the rows of a pass stand: what their positions are, and where their keys and values go.
+#[derive(Clone, Copy)]
+pub struct Places<'a> {
+    /// U32 [batch * rows].
+    pub positions: Tensor,
+    /// U32 [batch * rows]: rows of the caches.
+    pub slots: Tensor,
+    /// One a layer.
+    pub caches: &'a [KvCache],
+}
+
+impl<'a> Pass<'a> {
+    /// A pass over all rows of `batch` sequences, which see no others: a prompt, or a text alone.
+    pub fn prefill(
+        embeddings: Tensor,
+        batch: usize,
+        places: Places<'a>,
+        mask: Mask,
+        cross: Option<&'a CrossStates>,
+    ) -> Pass<'a> {
+        let rows = embeddings.rows() / batch;
+        let keys = Keys::Rows { count: rows, batches: batch };
+        let Places { positions, slots, caches } = places;
+        Pass { embeddings, batch, rows, positions, slots, caches, keys, mask, cross }
+    }
+
+    /// A pass over one row of each sequence, on top of the keys that `table` names of the caches.
+    pub fn step(embeddings: Tensor, places: Places<'a>, table: Tensor, past: Tensor, mask: Mask) -> Pass<'a> {
+        let Places { positions, slots, caches } = places;
+        let (batch, keys) = (embeddings.rows(), Keys::Cached { table, past });
+        Pass { embeddings, batch, rows: 1, positions, slots, caches, keys, mask, cross: None }
+    }
 }
 
 /// Where to put what a pass computes on its way; an empty list asks for none.
@@ -157,15 +187,7 @@ impl Qllama {
         let rope = RopeTables::with(config.rope_theta, config.head_dim, positions, |shape, values| {
             loader.made_f32(shape, values)
         })?;
-        Ok(Qllama {
-            config: config.clone(),
-            embed_tokens,
-            layers,
-            norm,
-            lm_head,
-            rope,
-            decode_dispatches: Cell::new(0),
-        })
+        Ok(Qllama { config: config.clone(), embed_tokens, layers, norm, lm_head, rope })
     }
 
     /// Heads of self-attention.

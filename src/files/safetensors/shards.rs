@@ -10,6 +10,11 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
+/// Weights in PyTorch's own format, which may hold code: they are not read.
+const PICKLED: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+const CONVERT: &str = "take the folder's safetensors files, or write them with transformers in Python, \
+                       `AutoModel.from_pretrained(FOLDER, trust_remote_code=True).save_pretrained(NEW_FOLDER)`";
+
 /// Where each tensor of a folder lies.
 #[derive(Debug)]
 pub struct Shards {
@@ -39,8 +44,11 @@ impl Shards {
             files
         } else {
             let mut reason = format!("neither this file nor {INDEX} is in {}", source.describe());
-            if source.size("pytorch_model.bin").await?.is_some() {
-                reason.push_str("; pytorch_model.bin is there, which must be converted to safetensors first");
+            for name in PICKLED {
+                if source.size(name).await?.is_some() {
+                    reason.push_str(&format!("; {name} is there, in PyTorch's own format: {CONVERT}"));
+                    break;
+                }
             }
             return Err(Error::Io { file: WEIGHTS.into(), reason });
         };
