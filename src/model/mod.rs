@@ -10,6 +10,8 @@ pub(crate) mod forward;
 mod front;
 pub(crate) mod network;
 pub(crate) mod past;
+#[cfg(test)]
+mod pipelines;
 
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};

@@ -3,8 +3,7 @@
 pub mod heads;
 mod reference;
 
-use crate::device::kernel::Kernel;
-use crate::device::recording::Recording;
+use crate::device::recording::{Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::attention::heads::Heads;
 use crate::ops::attention::reference::{Params, reference};
