@@ -15,7 +15,6 @@ mod kv_cache;
 mod layers;
 
 mod limits;
-mod portability;
 mod published;
 
 mod quantize;
