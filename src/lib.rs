@@ -91,9 +91,10 @@ pub use model::demo;
 #[doc(hidden)]
 pub mod internals {
     pub use crate::device::gpu::{Candidate, Gpu, candidates};
-    pub use crate::device::kernel::{Access, Kernel, PipelineKey};
     pub use crate::device::recording::Recording;
+    pub use crate::device::recording::{Kernel, PipelineKey};
     pub use crate::device::tensor::{DType, Storage, Tensor};
+    pub use crate::device::wgsl::{Access, Binding};
     pub use crate::device::{Plan, Pool, Reader};
     pub use crate::error::printable;
     pub use crate::files::checkpoint::{Checkpoint, ElementType, Requirement};

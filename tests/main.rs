@@ -16,7 +16,6 @@ mod kv_cache;
 mod layers;
 
 mod limits;
-mod portability;
 mod published;
 
 mod quantize;

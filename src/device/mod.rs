@@ -9,10 +9,10 @@ pub mod cpu;
 mod executor;
 pub mod gpu;
 mod info;
-pub mod kernel;
 pub mod recording;
 mod scratch;
 pub mod tensor;
+pub mod wgsl;
 
 pub use adapter::{Adapter, adapters};
 pub use array::Array;

@@ -6,7 +6,7 @@ use crate::device::{Device, DeviceInfo};
 use crate::error::{Error, Result};
 use crate::files::checkpoint::Checkpoint;
 use crate::files::config::{Config, LlamaConfig};
-use crate::model::nets::{CROSS, INTERN_VIT, Nets, Residency};
+use crate::model::nets::{Nets, Residency};
 use crate::nets::decoder::{CrossStates, Observed, Pass, Places};
 use crate::nets::intern_vit::InternVit;
 use crate::ops::Rows;

@@ -11,6 +11,8 @@ mod front;
 pub(crate) mod nets;
 pub(crate) mod network;
 pub(crate) mod past;
+#[cfg(test)]
+mod pipelines;
 
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};

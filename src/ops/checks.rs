@@ -15,8 +15,9 @@ use naga::{
 };
 
 use crate::device::Device;
-use crate::device::kernel::{Access, Binding, Field, PipelineKey};
+use crate::device::recording::PipelineKey;
 use crate::device::tensor::{DType, Storage, Tensor};
+use crate::device::wgsl::{Access, Binding, Field};
 use crate::ops::examples::{Examples, Fill};
 use crate::ops::testing::Random;
 use crate::ops::{GRID_X, KERNELS};

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::device::kernel::{Kernel, PipelineKey};
+use crate::device::recording::{Kernel, PipelineKey};
 use crate::device::recording::{Recording, fresh_id};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::weights::layout::{Format, Layout};

@@ -13,9 +13,9 @@ pub mod roof;
 pub mod rows;
 pub mod vision;
 
-use crate::device::kernel::Access;
 use crate::device::recording::Call;
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::Access;
 use crate::ops::examples::Op;
 use crate::weights::layout::{Format, StoredRows};
 
@@ -55,11 +55,11 @@ pub static KERNELS: &[&Op] = &[
 /// The kernel of `shaders/FOLDER/NAME.wgsl`, with the type of its parameters and its reference.
 macro_rules! kernel {
     ($folder:literal, $name:literal, $params:ty, $reference:expr) => {
-        $crate::device::kernel::Kernel {
+        $crate::device::recording::Kernel {
             name: $name,
             source: include_str!(concat!("../../../shaders/", $folder, "/", $name, ".wgsl")),
             parts: $crate::ops::parts::PARTS,
-            params: <$params as $crate::device::kernel::Uniform>::FIELDS,
+            params: <$params as $crate::device::wgsl::Uniform>::FIELDS,
             reference: $reference,
         }
     };

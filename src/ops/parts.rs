@@ -1,6 +1,6 @@
 //! The WGSL that kernels share, by name: what `#import` finds.
 
-use crate::device::kernel::Part;
+use crate::device::wgsl::Part;
 
 macro_rules! parts {
     ($($name:literal,)+) => {

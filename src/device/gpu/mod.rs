@@ -14,7 +14,7 @@ use crate::device::gpu::faults::Faults;
 use crate::device::gpu::memory::{Held, Memory, check_limit};
 use crate::device::gpu::pipelines::Pipelines;
 use crate::device::info::DeviceInfo;
-use crate::device::kernel::PipelineKey;
+use crate::device::recording::PipelineKey;
 use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::{Error, Result};

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use crate::device::gpu::memory::texture_format;
-use crate::device::kernel::{Access, Binding, Kernel, PipelineKey};
+use crate::device::recording::{Kernel, PipelineKey};
+use crate::device::wgsl::{Access, Binding};
 
 /// The pipelines of one device.
 pub(super) struct Pipelines {

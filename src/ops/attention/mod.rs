@@ -3,8 +3,7 @@
 pub mod heads;
 mod reference;
 
-use crate::device::kernel::Kernel;
-use crate::device::recording::Recording;
+use crate::device::recording::{Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::attention::heads::Heads;
 use crate::ops::attention::reference::{Params, reference};
@@ -303,56 +302,45 @@ impl Checked {
 
 fn examples(e: &mut Examples) {
     let heads = Heads { heads: 8, kv_heads: 2, head_dim: 128 };
-    // Steps and prefills over a cache: in blocks of whole pieces, of the longest cache, and of heads that are no pieces.
+    // Heads of whole pieces, more keys than the kernel of many rows takes, and heads that are no whole pieces.
     for (heads, keys) in [(heads, 130), (heads, MAX_KEYS_OF_ROWS + 1), (Heads { head_dim: 6, ..heads }, 130)] {
-        for (dtype, storage) in [DType::F32, DType::F16]
-            .into_iter()
-            .flat_map(|dtype| [Storage::Buffer, Storage::Pieces].map(|storage| (dtype, storage)))
-        {
-            if storage == Storage::Buffer || heads.head_dim == 128 {
-                cached_examples(e, heads, keys, dtype, storage);
+        for dtype in [DType::F32, DType::F16] {
+            for cached in [false, true] {
+                examples_of(e, heads, keys, (dtype, Storage::Buffer), cached);
+                if heads.head_dim == 128 {
+                    examples_of(e, heads, keys, (dtype, Storage::Pieces), cached);
+                }
             }
-        }
-    }
-    // Cross-attention, vision and pooling.
-    let heads = Heads { kv_heads: 8, ..heads };
-    for (rows, count) in [(1, 257), (5, 257), (5, MAX_KEYS_OF_ROWS + 1)] {
-        let q = View::all(e.f32(&[rows, heads.q_width()]));
-        let kv = e.f32(&[count, 2 * heads.kv_width()]);
-        let (k, v) = (View::all(kv), View { tensor: kv, column: heads.kv_width() });
-        let keys = Keys::Rows { count, batches: 1 };
-        let out = e.f32(&[1, heads.heads, rows, count]);
-        for probabilities in [None, Some(out)] {
-            let (batch, mask, scale) = (1, Mask::None, 0.1);
-            let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities };
-            attention(&mut e.recording, a);
         }
     }
 }
 
-/// One row and five over keys in a cache, with each mask; with their probabilities where the cache is in buffers.
-fn cached_examples(e: &mut Examples, heads: Heads, keys: usize, dtype: DType, storage: Storage) {
+/// One row and five with each mask, over keys in a cache or in rows; with probabilities where they are in buffers.
+fn examples_of(e: &mut Examples, heads: Heads, keys: usize, (dtype, storage): (DType, Storage), cached: bool) {
     for rows in [1, 5] {
         let q = View::all(e.f32(&[rows, heads.q_width()]));
-        let mut cache = || View::all(e.input_in(storage, dtype, &[keys, heads.kv_width()], Fill::Floats(dtype)));
-        let (k, v) = (cache(), cache());
-        let table = e.u32(&[1, keys], Fill::Counting);
-        let past = e.u32(&[1], Fill::Value((keys - rows) as u32));
+        let mut view = || View::all(e.input_in(storage, dtype, &[keys, heads.kv_width()], Fill::Floats(dtype)));
+        let (k, v) = (view(), view());
+        let keys_are = if cached {
+            let table = e.u32(&[1, keys], Fill::Counting);
+            Keys::Cached { table, past: e.u32(&[1], Fill::Value((keys - rows) as u32)) }
+        } else {
+            Keys::Rows { count: keys, batches: 1 }
+        };
         let padding = e.u32(&[1, keys], Fill::Below(2));
         let additive = e.f32(&[1, rows, keys]);
-        let out = e.f32(&[1, heads.heads, rows, keys]);
+        let out = (storage == Storage::Buffer).then(|| e.f32(&[1, heads.heads, rows, keys]));
         let causal = |attention_mask| Mask::Causal { attention_mask, zero_queries: 3 };
         for mask in [Mask::None, causal(None), causal(Some(padding)), Mask::Additive(additive)] {
-            for probabilities in [None, Some(out)] {
-                if probabilities.is_some() && storage != Storage::Buffer {
-                    continue;
-                }
-                let (batch, keys, scale) = (1, Keys::Cached { table, past }, 0.1);
-                let a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities };
+            let (batch, keys, scale) = (1, keys_are, 0.1);
+            let mut a = Attention { batch, rows, heads, q, k, v, keys, mask, scale, probabilities: None };
+            attention(&mut e.recording, a);
+            if storage != Storage::Buffer {
+                attention_in(&mut e.recording, a, storage);
+            }
+            a.probabilities = out;
+            if out.is_some() {
                 attention(&mut e.recording, a);
-                if rows == 1 && storage != Storage::Buffer {
-                    attention_in(&mut e.recording, a, storage);
-                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! What the kernels of attention compute, one head after another.
 
-use crate::device::kernel::uniform;
 use crate::device::recording::Call;
+use crate::device::wgsl::uniform;
 use crate::ops::linear::dot;
 use crate::weights::layout::read_float;
 

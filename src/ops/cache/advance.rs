@@ -1,8 +1,8 @@
 //! Moves the counters of a decode step to the next one, so that steps need nothing from the host.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{LANES, kernel, read, write};
 

@@ -1,8 +1,8 @@
 //! The beams' cache follows the chosen beams: each row of an index table takes its parent's columns.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{LANES, kernel, read, write};
 

@@ -3,9 +3,9 @@
 use half::f16;
 
 use crate::device::Pool;
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
+use crate::device::wgsl::uniform;
 use crate::error::Result;
 use crate::ops::attention::heads::Heads;
 use crate::ops::cache::kv_cache::KvCache;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::device::kernel::imports;
+use crate::device::wgsl::imports;
 use crate::ops::KERNELS;
 use crate::ops::parts::PARTS;
 

@@ -1,8 +1,8 @@
 //! `y = x / 2 * (1 + erf(x / sqrt(2)))`: the exact GELU (Hendrycks and Gimpel, 2016).
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, grid, kernel, read, write};
 

@@ -1,8 +1,8 @@
 //! `y = silu(x Wg^T) * (x Wu^T)`: the first half of LLaMA's MLP (Shazeer, 2020), for weights of every format.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Storage;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};

@@ -6,9 +6,9 @@ pub mod silu_gate;
 pub mod stage;
 
 use self::stage::{StagedRows, stage};
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, kernel, read, unpack_row_of, write};
 use crate::weights::layout::Format;

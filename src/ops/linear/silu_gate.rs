@@ -1,8 +1,8 @@
 //! `y = silu(gate) * up`, `silu(g) = g / (1 + exp(-g))`: the middle of LLaMA's MLP (Shazeer, 2020).
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{Storage, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::StagedRows;
 use crate::ops::{LANES, grid, kernel, read, write};

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, MAX_TEXELS, Storage, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, grid, kernel, read, write};
 use crate::weights::layout::MAX_PIECE_LEN;

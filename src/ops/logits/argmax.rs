@@ -1,8 +1,8 @@
 //! The index of the largest number of each row: greedy choice of the next token.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{grid, kernel, read, write};
 

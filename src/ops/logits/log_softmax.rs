@@ -1,8 +1,8 @@
 //! `y = x - max - ln(sum(exp(x - max)))` over each row.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{grid, kernel, read, write};
 

@@ -1,8 +1,8 @@
 //! Hugging Face's logits processors: repetition penalty, no repeated n-grams, minimum length, in this order.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{grid, kernel, read, write};
 

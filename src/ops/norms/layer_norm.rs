@@ -1,8 +1,8 @@
 //! `y = weight * (x - mean) / sqrt(variance + eps) + bias` over each row (Ba, Kiros and Hinton, 2016).
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, grid, kernel, read, write};
 

@@ -1,8 +1,8 @@
 //! `y = weight * x * rsqrt(mean(x^2) + eps)` over each row (Zhang and Sennrich, 2019).
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{Storage, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::{StagedRows, storage_for};
 use crate::ops::{LANES, Rows, grid, kernel, read, write};

@@ -1,8 +1,8 @@
 //! Two kernels that measure what an adapter can do at best: reading a large buffer, and fused multiply-adds.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{LANES, kernel, read, write};
 

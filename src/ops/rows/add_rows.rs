@@ -1,8 +1,8 @@
 //! `x[rows] += delta`: a residual that goes to some rows of each sequence only.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, Rows, grid, kernel, read, write};
 

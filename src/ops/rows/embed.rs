@@ -1,8 +1,8 @@
 //! Rows of an embedding table, picked by id: `out[i] = table[ids[i]]`.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{LANES, Rows, grid, kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;

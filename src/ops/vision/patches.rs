@@ -1,8 +1,8 @@
 //! Cuts pictures into patches, so that a convolution whose stride is its kernel size is a linear layer.
 
-use crate::device::kernel::{Kernel, uniform};
-use crate::device::recording::{Call, Recording};
+use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
+use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, grid, kernel, read, write};
 

@@ -1,59 +1,8 @@
-//! What a kernel is: WGSL that is put together from parts, its meaning in Rust, and what tells its pipelines apart.
-
-use std::fmt;
-use std::hash::{Hash, Hasher};
+//! Putting shaders together, and how a shader declares what it is bound to.
 
 use bytemuck::Pod;
 
-use crate::device::recording::{Call, Dispatch};
 use crate::device::tensor::{Storage, Tensor};
-
-/// One op's code, or one of several that an op chooses from: WGSL and the same meaning in Rust.
-///
-/// WGSL binds group 0: the operands in order, then the parameters as a uniform buffer. A kernel is a static and equal
-/// to itself alone.
-pub struct Kernel {
-    /// The name of its file in `shaders`, without folder and ending; no other kernel has it.
-    pub name: &'static str,
-    /// The file's text. Its `#import` lines name parts: see [`compose`].
-    pub source: &'static str,
-    /// What it may import.
-    pub parts: &'static [Part],
-    /// The fields of its parameters.
-    pub params: &'static [Field],
-    /// Computes what the shader computes, on host memory.
-    pub reference: fn(&Call),
-}
-
-impl Kernel {
-    /// The whole shader for operands that are bound so.
-    ///
-    /// # Panics
-    /// Where an import is wrong: that is an error of the kernel.
-    pub fn wgsl(&self, operands: &[Binding]) -> String {
-        compose(self.name, self.source, self.parts, operands).unwrap_or_else(|e| panic!("{}: {e}", self.name))
-    }
-}
-
-impl PartialEq for Kernel {
-    fn eq(&self, other: &Kernel) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-
-impl Eq for Kernel {}
-
-impl Hash for Kernel {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        std::ptr::hash(self, state);
-    }
-}
-
-impl fmt::Debug for Kernel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
 
 /// WGSL that kernels share.
 pub struct Part {
@@ -71,7 +20,7 @@ pub struct Field {
     pub offset_bytes: usize,
 }
 
-/// Parameters of a kernel: a struct that [`uniform`](crate::device::kernel::uniform) declares.
+/// Parameters of a kernel: a struct that [`uniform`](crate::device::wgsl::uniform) declares.
 pub trait Uniform: Pod {
     const FIELDS: &'static [Field];
 }
@@ -85,8 +34,8 @@ macro_rules! uniform {
             $($(#[$doc])* $vis $field: $scalar,)+
         }
 
-        impl $crate::device::kernel::Uniform for $name {
-            const FIELDS: &'static [$crate::device::kernel::Field] = &[$($crate::device::kernel::Field {
+        impl $crate::device::wgsl::Uniform for $name {
+            const FIELDS: &'static [$crate::device::wgsl::Field] = &[$($crate::device::wgsl::Field {
                 name: stringify!($field),
                 scalar: stringify!($scalar),
                 offset_bytes: std::mem::offset_of!($name, $field),
@@ -121,30 +70,6 @@ impl Binding {
             (_, Access::Read) => Binding::Texture,
             (texels, Access::Write) => Binding::WrittenTexture(texels),
         }
-    }
-}
-
-/// What a pipeline is made from: a kernel, the values of its `override` constants, and how its operands are bound.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct PipelineKey {
-    pub kernel: &'static Kernel,
-    /// Names and the bits of their f64.
-    constants: Vec<(&'static str, u64)>,
-    pub operands: Vec<Binding>,
-}
-
-impl PipelineKey {
-    pub fn of(dispatch: &Dispatch) -> PipelineKey {
-        PipelineKey {
-            kernel: dispatch.kernel,
-            constants: dispatch.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect(),
-            operands: dispatch.operands.iter().map(|&(tensor, access)| Binding::of(tensor, access)).collect(),
-        }
-    }
-
-    /// Names and values of the constants, in the order in which they were recorded.
-    pub fn constants(&self) -> Vec<(&'static str, f64)> {
-        self.constants.iter().map(|&(name, bits)| (name, f64::from_bits(bits))).collect()
     }
 }
 
