@@ -1,5 +1,6 @@
 //! What users meet: a model, opened, that captions, matches, embeds, generates and runs forward.
 
+mod attention_map;
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;
 mod builder;
@@ -11,6 +12,7 @@ mod front;
 pub(crate) mod network;
 pub(crate) mod past;
 
+pub use attention_map::AttentionMap;
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};
 pub use front::{CAPTION_PROMPT, Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Piece, Prompt};
