@@ -23,6 +23,7 @@
 //! | compare pictures with texts | [`Model::match_texts`], with a [`Mode`] |
 //! | embed pictures and texts | [`Model::embed_picture`], [`Model::embed_text`] |
 //! | continue a text | [`Model::generate`] |
+//! | see where the query tokens look | [`Model::attention_map`] |
 //! | run the published `forward` | [`Model::forward`], [`Model::forward_train`] |
 //! | list this machine's adapters | [`adapters`] |
 //!
@@ -78,8 +79,8 @@ pub use generate::inputs::GenerateInputs;
 pub use generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
 pub use image::{Picture, PixelValues, Preprocessor};
 pub use model::{
-    Builder, CAPTION_PROMPT, Caption, CaptionOptions, ForwardInputs, ForwardOutputs, Generation, IGNORED_LABEL,
-    Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
+    AttentionMap, Builder, CAPTION_PROMPT, Caption, CaptionOptions, ForwardInputs, ForwardOutputs, Generation,
+    IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
 };
 pub use ops::logits::sampling::Sampling;
 pub use text::Tokenizer;

@@ -26,22 +26,42 @@ export interface LoadOptions {
    * again for every picture; a model that still does not fit is refused with `E_LIMIT`.
    */
   memoryBudget?: number;
+  /** How keys and values are stored where a call does not tell. Default `f32`. */
+  kvCache?: KvCacheType;
 }
 
+/** How cached keys and values are stored: as they are, or rounded in half the memory. */
+export type KvCacheType = 'f32' | 'f16';
+
+/** How pictures and texts are compared: by embeddings of the vision encoder, or of query tokens too; or each pair by itself. */
+export type Mode = 'c' | 'g' | 'itm';
+
+/** Hugging Face's options, with its rules and its defaults but for `maxNewTokens` and the seed. */
 export interface GenerationOptions {
   prompt?: string;
-  numBeams?: number;
+  /** Most new tokens of a sequence, the end id included. Default 32. */
   maxNewTokens?: number;
   minNewTokens?: number;
+  /** From 1 to 16. */
+  numBeams?: number;
+  /** At most `numBeams`, or 256 with `doSample`. The stream tells the first sequence; its result has all in `sequences`. */
+  numReturnSequences?: number;
   lengthPenalty?: number;
   earlyStopping?: boolean | 'never';
   repetitionPenalty?: number;
   noRepeatNgramSize?: number;
+  /** The ids that end a sequence; the model's own by default. */
+  eosTokenId?: number | number[];
+  /** Draw tokens at random; `temperature`, `topK`, `topP` and `seed` need it. Not with beams. */
   doSample?: boolean;
   temperature?: number;
+  /** Default 50; 0 is all. */
   topK?: number;
   topP?: number;
-  seed?: number;
+  /** The same seed draws the same numbers on every adapter. */
+  seed?: number | bigint;
+  /** What the model was loaded with by default. */
+  kvCache?: KvCacheType;
   signal?: AbortSignal;
 }
 
@@ -51,14 +71,19 @@ export interface GenerateOptions extends GenerationOptions {
   image?: Picture;
 }
 
-/** What a stream returns after its last piece. */
-export interface Generation {
+export interface Sequence {
   text: string;
   /** The new ids, without the end id. */
   ids: number[];
-  /** Beam search's score. */
+  /** Beam search's score; 0 otherwise. */
   score: number;
+}
+
+/** What a stream returns after its last piece: the first sequence, which is the best one of beam search, and all of them. */
+export interface Generation extends Sequence {
+  /** New tokens of the first sequence, the end id included. */
   tokens: number;
+  sequences: Sequence[];
   firstTokenSeconds: number;
   tokensPerSecond: number | null;
 }
@@ -78,6 +103,21 @@ export interface KeyValue {
   value: Tensor;
 }
 
+/**
+ * The cache of a call of `forward` with `useCache`: on the GPU, until `dispose`, the model's end, or the handle's own. A call
+ * that is given it and has `useCache` extends it and returns another handle: this one is used up then, and refused with
+ * `E_STATE`. It stays as it was after a call without `useCache`, and one that failed or was aborted.
+ */
+export class PastKeyValues {
+  private constructor();
+  /** Rows in the cache. */
+  readonly length: number;
+  /** One a layer. */
+  toArrays(): Promise<KeyValue[]>;
+  /** Frees the cache. */
+  dispose(): void;
+}
+
 export interface ForwardInputs {
   /** [batch, rows]; this or `inputsEmbeds`. */
   inputIds?: Integers;
@@ -93,8 +133,8 @@ export interface ForwardInputs {
   repeatTime?: number;
   /** [batch, rows]; -100 is ignored. */
   labels?: Integers;
-  /** What an earlier call with `useCache` returned, or another tool; one a layer. This call's rows stand behind its rows. */
-  pastKeyValues?: KeyValue[];
+  /** What an earlier call with `useCache` returned, or arrays, one a layer. This call's rows stand behind its rows. */
+  pastKeyValues?: PastKeyValues | KeyValue[];
   /** Return `pastKeyValues`. */
   useCache?: boolean;
   useZeroAttentionMask?: boolean;
@@ -113,7 +153,7 @@ export interface ForwardOutputs {
   hiddenStates?: Tensor[];
   attentions?: Tensor[];
   crossAttentions?: Tensor[];
-  pastKeyValues?: KeyValue[];
+  pastKeyValues?: PastKeyValues;
 }
 
 export interface AttentionMap {
@@ -159,6 +199,7 @@ export interface ModelInfo {
 
 export class QLlama {
   private constructor();
+  /** Whether models can run here. This asks the browser for an adapter, and `load` does so by itself. */
   static supported(): Promise<{ ok: boolean; reason?: string }>;
   /** `url` is a folder, or a `.gguf` file of the LLaMA family, absolute or relative to the page. */
   static load(url: string | URL, options?: LoadOptions): Promise<QLlama>;
@@ -169,8 +210,8 @@ export class QLlama {
   captionText(image: Picture, options?: GenerationOptions): Promise<string>;
   generate(options: GenerateOptions): AsyncGenerator<string, Generation, void>;
   /** Pictures by texts; each row sums to 1 (`itm`: each pair's own probability). */
-  match(images: Picture[], texts: string[], options?: { mode?: 'c' | 'g' | 'itm'; signal?: AbortSignal }): Promise<number[][]>;
-  embedImage(image: Picture, options?: { mode?: 'c' | 'g'; signal?: AbortSignal }): Promise<Float32Array>;
+  match(images: Picture[], texts: string[], options?: { mode?: Mode; signal?: AbortSignal }): Promise<number[][]>;
+  embedImage(image: Picture, options?: { mode?: Exclude<Mode, 'itm'>; signal?: AbortSignal }): Promise<Float32Array>;
   embedText(text: string, options?: { signal?: AbortSignal }): Promise<Float32Array>;
   forward(inputs: ForwardInputs, options?: { signal?: AbortSignal }): Promise<ForwardOutputs>;
   visionHiddenStates(image: Picture, options?: { signal?: AbortSignal }): Promise<Tensor>;

@@ -1,17 +1,9 @@
 // QLlama in the browser: captions, matching and text on WebGPU. All work happens in a worker that owns the model.
 
-/** An error with a stable `code`. */
-export class QLlamaError extends Error {
-  /**
-   * @param {string} code
-   * @param {string} message
-   */
-  constructor(code, message) {
-    super(message);
-    this.name = 'QLlamaError';
-    this.code = code;
-  }
-}
+import { PastKeyValues, Pasts } from './past.js';
+import { QLlamaError, array, bitmaps, floats, transferable, wellFormed, wholeNumbers, wrong } from './values.js';
+
+export { PastKeyValues, QLlamaError };
 
 const NO_WEBGPU =
   'this browser has no WebGPU. Chrome and Edge have it from version 113 on (Android: 121), Safari from 26, Firefox from 141 on Windows and 145 on Macs with Apple chips';
@@ -19,7 +11,12 @@ const NO_WEBGPU =
 const abortError = (signal) =>
   signal?.reason instanceof Error && signal.reason.name === 'AbortError' ? signal.reason : new DOMException('The call was aborted', 'AbortError');
 
-const wrong = (message) => new QLlamaError('E_INPUT', message);
+/** Why models cannot run here, as far as it shows without asking for an adapter; null where it does not. */
+function missing() {
+  if (typeof Worker === 'undefined' || typeof WebAssembly === 'undefined') return 'this browser has no WebAssembly or no workers';
+  if (!globalThis.isSecureContext) return 'WebGPU needs a secure page: open it by https, or from localhost';
+  return navigator.gpu ? null : NO_WEBGPU;
+}
 
 export class QLlama {
   /** Keeps the constructor to `load`. */
@@ -33,6 +30,7 @@ export class QLlama {
   #info = {};
   /** Aborted with the worker's end. */
   #ended = new AbortController();
+  #pasts = new Pasts((method, args) => this.#call(method, args));
   /** The worker's, and of the lock that it holds. */
   #name;
 
@@ -49,15 +47,10 @@ export class QLlama {
     this.#worker.onmessageerror = () => this.#die('E_INTERNAL', 'a message of the worker could not be read');
   }
 
-  /** Whether models can run here: `{ ok, reason? }`. */
+  /** Whether models can run here: `{ ok, reason? }`. Asks for an adapter; `load` does so itself. */
   static async supported() {
-    if (typeof Worker === 'undefined' || typeof WebAssembly === 'undefined') {
-      return { ok: false, reason: 'this browser has no WebAssembly or no workers' };
-    }
-    if (!globalThis.isSecureContext) {
-      return { ok: false, reason: 'WebGPU needs a secure page: open it by https, or from localhost' };
-    }
-    if (!navigator.gpu) return { ok: false, reason: NO_WEBGPU };
+    const reason = missing();
+    if (reason) return { ok: false, reason };
     let adapter = null;
     try {
       adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
@@ -74,7 +67,7 @@ export class QLlama {
 
   /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page. */
   static async load(url, options = {}) {
-    const { onProgress, signal, cache = 'opfs', memoryBudget } = options ?? {};
+    const { onProgress, signal, cache = 'opfs', memoryBudget, kvCache } = options ?? {};
     if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
     if (cache !== 'opfs' && cache !== 'none') throw wrong('cache: expected "opfs" or "none"');
     if (memoryBudget !== undefined && !(Number.isFinite(memoryBudget) && memoryBudget > 0)) {
@@ -88,12 +81,11 @@ export class QLlama {
     }
     if (!/^https?:/.test(absolute)) throw wrong('url: expected an address that begins with http: or https:');
     if (signal?.aborted) throw abortError(signal);
-    // The worker's scripts come while the adapter is asked for.
+    const reason = missing();
+    if (reason) throw new QLlamaError('E_ADAPTER', reason);
     const model = new QLlama(QLlama.#key);
     try {
-      const supported = await QLlama.supported();
-      if (!supported.ok) throw new QLlamaError('E_ADAPTER', supported.reason);
-      const loaded = await model.#call('load', { url: absolute, cache, memoryBudget }, { signal, onProgress });
+      const loaded = await model.#call('load', { url: absolute, cache, options: { memoryBudget, kvCache } }, { signal, onProgress });
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;
     } catch (error) {
@@ -159,7 +151,7 @@ export class QLlama {
     return this.#call('embedText', { text: wellFormed(text) }, { signal: options?.signal });
   }
 
-  /** The decoder's forward pass, as in the published modules. */
+  /** The decoder's forward pass, as in the published modules. With `useCache` the cache stays on the GPU, behind a handle. */
   async forward(inputs, options = {}) {
     if (inputs === null || typeof inputs !== 'object') throw wrong('expected an object of inputs');
     const sent = {};
@@ -169,12 +161,13 @@ export class QLlama {
     for (const key of ['inputsEmbeds', 'queryEmbeds', 'visionHiddenStates']) {
       if (inputs[key] != null) sent[key] = array(key, inputs[key], floats);
     }
-    if (inputs.pastKeyValues != null) sent.pastKeyValues = pastKeyValues(inputs.pastKeyValues);
     for (const key of ['useCache', 'useZeroAttentionMask', 'outputAttentions', 'outputCrossAttentions', 'outputHiddenStates', 'outputLogits', 'outputLastHiddenState']) {
       if (inputs[key] !== undefined) sent[key] = Boolean(inputs[key]);
     }
     if (inputs.repeatTime != null) sent.repeatTime = inputs.repeatTime;
-    return this.#call('forward', { inputs: sent }, { signal: options?.signal });
+    return this.#pasts.around(inputs.pastKeyValues, sent.useCache, (past, keepAs) =>
+      this.#call('forward', { inputs: { ...sent, pastKeyValues: past, keepAs } }, { signal: options?.signal }),
+    );
   }
 
   /** The picture's rows, as `forward` takes them in `visionHiddenStates`. */
@@ -189,12 +182,9 @@ export class QLlama {
     if (!Number.isInteger(layer) || Math.abs(layer) > 1e6) throw wrong('layer: expected a whole number');
     const sent = await transferable(image);
     const map = await this.#call('attention', { image: sent, layer }, { signal, transfer: bitmaps([sent]) });
-    const { width, height, queries, values, layers } = map;
-    const size = width * height;
-    const perToken = Array.from({ length: queries }, (_, q) => values.slice(q * size, (q + 1) * size));
-    const mean = new Float32Array(size);
-    for (const token of perToken) token.forEach((value, i) => (mean[i] += value / queries));
-    return { width, height, values: mean, perToken, layer: map.layer, layers };
+    const { perQuery, queries, ...rest } = map;
+    const size = map.width * map.height;
+    return { ...rest, perToken: Array.from({ length: queries }, (_, q) => perQuery.slice(q * size, (q + 1) * size)) };
   }
 
   /** Frees the model and ends the worker. Pending calls are rejected; a second `dispose` does nothing. */
@@ -276,12 +266,12 @@ export class QLlama {
     });
   }
 
-  async *#stream(method, image, options, inputIds) {
-    const { signal, ...rest } = options;
-    const args = { options: numbersAndStrings(rest) };
-    if (inputIds != null) args.options.inputIds = wholeNumbers('inputIds', inputIds);
+  async *#stream(method, image, given, inputIds) {
+    const { signal, prompt, ...options } = given;
+    const args = { options };
+    if (inputIds != null) args.inputIds = wholeNumbers('inputIds', inputIds);
     if (method === 'caption' || image != null) args.image = await transferable(image);
-    if (typeof args.options.prompt === 'string') args.options.prompt = wellFormed(args.options.prompt);
+    if (prompt != null) args.prompt = typeof prompt === 'string' ? wellFormed(prompt) : prompt;
     const pieces = [];
     let wake = () => {};
     let done = false;
@@ -321,83 +311,3 @@ async function whole(stream) {
     if (done) return value.text;
   }
 }
-
-/** Lone surrogates become U+FFFD, as in files. */
-function wellFormed(text) {
-  return text.toWellFormed ? text.toWellFormed() : new TextDecoder().decode(new TextEncoder().encode(text));
-}
-
-const OPTIONS = [
-  'prompt', 'numBeams', 'maxNewTokens', 'minNewTokens', 'doSample', 'temperature', 'topK', 'topP', 'seed',
-  'repetitionPenalty', 'noRepeatNgramSize', 'lengthPenalty', 'earlyStopping',
-];
-
-function numbersAndStrings(options) {
-  const out = {};
-  for (const key of OPTIONS) {
-    const value = options[key];
-    if (value === undefined || value === null) continue;
-    if (!['number', 'string', 'boolean'].includes(typeof value)) throw wrong(`${key}: expected a plain value`);
-    if (typeof value === 'number' && !Number.isFinite(value)) throw wrong(`${key}: expected a finite number`);
-    out[key] = value;
-  }
-  return out;
-}
-
-function floats(key, data) {
-  if (data instanceof Float32Array) {
-    if (data.buffer.detached) throw wrong(`${key}: its buffer is detached`);
-    return data;
-  }
-  if (Array.isArray(data) || ArrayBuffer.isView(data)) return Float32Array.from(data, Number);
-  throw wrong(`${key}: expected a Float32Array`);
-}
-
-function wholeNumbers(key, data) {
-  if (data?.buffer?.detached) throw wrong(`${key}: its buffer is detached`);
-  if (data instanceof BigInt64Array) return data;
-  if (!Array.isArray(data) && !(ArrayBuffer.isView(data) && !(data instanceof DataView))) {
-    throw wrong(`${key}: expected a list or a typed array of whole numbers`);
-  }
-  return BigInt64Array.from(data, (value) => {
-    if (typeof value === 'bigint') return value;
-    if (!Number.isSafeInteger(value)) throw wrong(`${key}: ${String(value)} is not a whole number`);
-    return BigInt(value);
-  });
-}
-
-function array(key, given, of) {
-  if (!Array.isArray(given?.shape)) throw wrong(`${key}: expected { data, shape }`);
-  return { data: of(key, given.data), shape: given.shape.map(Number) };
-}
-
-function pastKeyValues(layers) {
-  if (!Array.isArray(layers)) throw wrong('pastKeyValues: expected what forward returned: a list of { key, value }');
-  return layers.map((layer, i) => {
-    const part = (key) => array(`pastKeyValues[${i}].${key}`, layer?.[key], floats);
-    return { key: part('key'), value: part('value') };
-  });
-}
-
-const is = (value, type) => typeof globalThis[type] === 'function' && value instanceof globalThis[type];
-
-/** A picture in a form that can be sent. Blobs go as they are: the engine decodes them itself. */
-async function transferable(image) {
-  if (is(image, 'Blob')) return { blob: image };
-  if (is(image, 'ImageData')) {
-    if (image.data.buffer.detached) throw wrong('image: its buffer is detached');
-    return { width: image.width, height: image.height, rgba: new Uint8Array(image.data) };
-  }
-  const drawable = ['ImageBitmap', 'HTMLImageElement', 'HTMLCanvasElement', 'OffscreenCanvas', 'HTMLVideoElement', 'VideoFrame'];
-  if (drawable.some((type) => is(image, type))) {
-    try {
-      if (is(image, 'HTMLImageElement')) await image.decode();
-      return { bitmap: await createImageBitmap(image, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }) };
-    } catch (error) {
-      throw new QLlamaError('E_IMAGE', `this picture cannot be read: ${error.message}`);
-    }
-  }
-  throw wrong('image: expected a Blob, ImageBitmap, ImageData, image, canvas, video or VideoFrame');
-}
-
-const bitmaps = (images) => images.filter((image) => image.bitmap).map((image) => image.bitmap);

@@ -6,6 +6,7 @@ import { Files, fault } from './files.js';
 let wasm = null;
 let model = null;
 let files = null;
+/** What the browser tells of the engine's adapter. */
 let adapter = '';
 let tail = Promise.resolve();
 /** Calls that are not answered yet, by id. */
@@ -17,10 +18,13 @@ self.navigator.locks?.request(self.name, () => {
   return new Promise(() => {});
 });
 
-// The loss of the engine's device is told at once: what is waited for may be a download, which would not notice.
+// The engine asks for an adapter and a device. The adapter's name is noted. The loss of the device is told at once: what is
+// waited for may be a download, which would not notice.
 if (self.GPUAdapter) {
   const { requestDevice } = GPUAdapter.prototype;
   GPUAdapter.prototype.requestDevice = async function (...args) {
+    const { vendor, architecture, device: product, description } = this.info ?? {};
+    adapter = description || [vendor, architecture, product].filter(Boolean).join(' ');
     const device = await requestDevice.apply(this, args);
     device.lost.then(({ reason, message }) => {
       if (reason !== 'destroyed') self.postMessage({ lost: `the GPU device was lost: ${message.replace(/\.$/, '')}; load the model again` });
@@ -75,18 +79,11 @@ function info() {
   if (!model) return null;
   return {
     ...model.info(),
-    adapter,
+    ...(adapter && { adapter }),
     wasmBytes: wasm.memory.buffer.byteLength,
     networkBytes: files.networkBytes,
     storageNote: files.storageNote,
   };
-}
-
-/** What the browser tells of the adapter that the engine will be given. */
-async function adapterName() {
-  const found = await navigator.gpu?.requestAdapter({ powerPreference: 'high-performance' });
-  const { vendor, architecture, device, description } = found?.info ?? {};
-  return description || [vendor, architecture, device].filter(Boolean).join(' ');
 }
 
 /** A picture as the engine takes it. What it cannot decode itself, the browser decodes. */
@@ -112,26 +109,31 @@ function pixels(bitmap) {
   return { width, height, rgba: new Uint8Array(context.getImageData(0, 0, width, height).data.buffer) };
 }
 
-async function write(method, image, options, context) {
+async function write({ image, prompt, inputIds, options }, caption, context) {
   const started = performance.now();
   let first = null;
   let last = null;
   let count = 0;
-  const onPiece = (text, id) => {
-    last = performance.now();
-    first ??= last;
-    count += 1;
+  const onPiece = (text, sequence, id) => {
+    // The others come with the result.
+    if (sequence > 0) return context.goOn();
+    // Text without an id is the rest behind the last token; neither is a step of beam search.
+    if (id !== undefined || text === '') {
+      last = performance.now();
+      first ??= last;
+      count += 1;
+    }
     if (text !== '') context.send({ piece: text });
     return context.goOn();
   };
-  const pic = image && (await picture(image));
-  const result =
-    method === 'caption' ? await model.caption(pic, options, onPiece) : await model.generate({ ...options, image: pic }, onPiece);
+  const start = { image: image && (await picture(image)), prompt, inputIds };
+  const all = await model.generate(start, options, caption, onPiece);
   if (!context.goOn()) throw fault('E_ABORTED', { reason: 'cancelled' });
   const seconds = (last - first) / 1000;
   return {
-    ...result,
-    firstTokenSeconds: (first - started) / 1000,
+    ...all[0],
+    sequences: all.map(({ text, ids, score }) => ({ text, ids, score })),
+    firstTokenSeconds: ((first ?? performance.now()) - started) / 1000,
     tokensPerSecond: count > 1 && seconds > 0 ? (count - 1) / seconds : null,
   };
 }
@@ -140,7 +142,7 @@ async function write(method, image, options, context) {
 const OF_THE_PLACE = ['E_ABORTED', 'E_HTTP', 'E_ADAPTER', 'E_LIMIT', 'E_OOM', 'E_DEVICE_LOST', 'E_GPU'];
 
 const methods = {
-  async load({ url, cache, memoryBudget }, { signal, send }) {
+  async load({ url, cache, options }, { signal, send }) {
     const started = performance.now();
     let shown = 0;
     let phase = 'start';
@@ -168,13 +170,13 @@ const methods = {
         progress('download', bytes, total);
       },
     });
-    [wasm, adapter] = await Promise.all([init(), adapterName(), files.open()]);
+    [wasm] = await Promise.all([init(), files.open()]);
     const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
     const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
     let loaded;
     try {
-      loaded = await load(name, source, files.single, onLoaded, memoryBudget ?? 0);
+      loaded = await load(name, source, files.single, onLoaded, options);
     } catch (error) {
       if (!OF_THE_PLACE.includes(error?.code)) await files.doubt().catch(() => {});
       throw error;
@@ -192,9 +194,9 @@ const methods = {
     return { fromStorage, seconds: (performance.now() - started) / 1000 };
   },
 
-  caption: ({ image, options }, context) => write('caption', image, options, context),
+  caption: (args, context) => write(args, true, context),
 
-  generate: ({ image, options }, context) => write('generate', image, options, context),
+  generate: (args, context) => write(args, false, context),
 
   async match({ images, texts, mode }, { goOn }) {
     const pictures = [];
@@ -208,7 +210,11 @@ const methods = {
 
   forward: ({ inputs }) => model.forward(inputs),
 
+  pastToArrays: ({ past }) => model.pastToArrays(past),
+
+  freePast: ({ id }) => model.freePast(id),
+
   visionHiddenStates: async ({ image }) => model.visionHiddenStates(await picture(image)),
 
-  attention: async ({ image, layer }) => model.attention(await picture(image), layer),
+  attention: async ({ image, layer }) => model.attentionMap(await picture(image), layer),
 };

@@ -10,6 +10,7 @@ use crate::files::location::Location;
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::GenerateOptions;
 use crate::image::{Picture, PixelValues};
+use crate::model::attention_map::AttentionMap;
 use crate::model::builder::{Builder, Opened};
 use crate::model::forward::{ForwardInputs, ForwardOutputs};
 use crate::model::front::{Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Prompt};
@@ -150,6 +151,15 @@ impl Model {
     /// `E_STATE` where the checkpoint lacks the heads; `E_IO` without a tokenizer; the device's.
     pub fn embed_text(&self, text: &str) -> Result<Vec<f32>> {
         block_on(self.embed_text_async(text))
+    }
+
+    /// Where the query tokens look in a picture: cross-attention's probabilities of layer `layer`, counted over the layers
+    /// that cross-attend; the last one for `None`.
+    ///
+    /// # Errors
+    /// `E_INPUT` where there is no such layer; `E_STATE` where the model has no InternViT or no query tokens; the device's.
+    pub fn attention_map(&self, picture: &Picture, layer: Option<usize>) -> Result<AttentionMap> {
+        block_on(self.attention_map_async(picture, layer))
     }
 
     /// `LlamaForCausalLM.forward` of the published modules: causal, with an optional padding mask and cache. The cache

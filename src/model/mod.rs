@@ -1,5 +1,6 @@
 //! What users meet: a model, opened, that captions, matches, embeds, generates and runs forward.
 
+mod attention_map;
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;
 mod builder;
@@ -14,6 +15,7 @@ pub(crate) mod past;
 #[cfg(test)]
 mod pipelines;
 
+pub use attention_map::AttentionMap;
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};
 pub use front::{CAPTION_PROMPT, Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Piece, Prompt};

@@ -61,6 +61,11 @@ impl PastKeyValues {
         self.len == 0
     }
 
+    /// Forgets the rows behind the first `rows`.
+    pub fn truncate(&mut self, rows: usize) {
+        self.len = self.len.min(rows);
+    }
+
     /// Checks `past_key_values` of another tool for [`PastKeyValues::from_arrays`], without the weights; returns the
     /// batch and the rows of the cache.
     ///

@@ -33,6 +33,26 @@ after(async () => {
 async function newPage() {
   await page?.close();
   page = await apiPage(browser, server);
+  await run(() => {
+    /** Has workers run a script before their own; returns what ends that. */
+    globalThis.before = (script) => {
+      const Real = Worker;
+      const code = `
+        const early = [];
+        const keep = (event) => early.push(event.data);
+        addEventListener('message', keep);
+        ${script}
+        await import('${location.origin}/worker.js');
+        removeEventListener('message', keep);
+        for (const data of early) self.onmessage({ data });`;
+      globalThis.Worker = class extends Real {
+        constructor(url, options) {
+          super(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })), options);
+        }
+      };
+      return () => (globalThis.Worker = Real);
+    };
+  });
 }
 
 const run = (code, argument) => page.evaluate(code, argument);
@@ -132,6 +152,190 @@ test('forward has the logits of the published modules', async () => {
     console.log(`${folder}: logits' normalised mean squared error ${error.toExponential(1)}`);
     assert.ok(error <= 1e-8, `${folder}: ${error}`);
   }
+});
+
+test('the TypeScript declarations have every option that the engine takes, and no other', async () => {
+  const { default: init, optionNames } = await import(join(dist, 'wasm/qllama.js'));
+  await init({ module_or_path: readFileSync(join(dist, 'wasm/qllama_bg.wasm')) });
+  const declared = /interface GenerationOptions \{\n(.*?)\n\}/s.exec(readFileSync(join(dist, 'qllama.d.ts'), 'utf8'))[1];
+  const names = [...declared.matchAll(/^  (\w+)\?:/gm)].map(([, name]) => name).filter((name) => name !== 'prompt' && name !== 'signal');
+  assert.ok(names.includes('numBeams'));
+  assert.deepEqual(names.sort(), optionNames().sort());
+});
+
+test('several sequences: the stream tells the first, the result has all', async () => {
+  const found = await run(async () => {
+    const beams = await collect(model.caption(catBlob, { numBeams: 3, numReturnSequences: 3 }));
+    const drawn = await collect(model.caption(catBlob, { doSample: true, seed: 3, temperature: 3, numReturnSequences: 4, maxNewTokens: 6 }));
+    const one = await collect(model.caption(catBlob));
+    return { beams, drawn, one };
+  });
+  for (const [name, count] of [['beams', 3], ['drawn', 4], ['one', 1]]) {
+    const { pieces, value } = found[name];
+    assert.equal(value.sequences.length, count, name);
+    const { text, ids, score } = value;
+    assert.deepEqual(value.sequences[0], { text, ids, score }, name);
+    assert.equal(pieces.join(''), text, name);
+    assert.ok(value.firstTokenSeconds > 0, name);
+  }
+  const scores = found.beams.value.sequences.map(({ score }) => score);
+  assert.deepEqual(scores, [...scores].sort((a, b) => b - a));
+  assert.ok(scores[0] > scores[2]);
+  assert.ok(new Set(found.drawn.value.sequences.map(({ ids }) => ids.join())).size > 1);
+});
+
+test('an end id of the caller ends a text', async () => {
+  const { ids, ended, listed, first } = await run(async () => {
+    const { ids } = (await collect(model.caption(catBlob, { minNewTokens: 6, maxNewTokens: 6 }))).value;
+    // A text whose first token ends it has no pieces.
+    const first = (await collect(model.caption(catBlob, { eosTokenId: ids[0] }))).value;
+    const ended = (await collect(model.caption(catBlob, { minNewTokens: 1, maxNewTokens: 6, eosTokenId: [...ids.slice(1, 2), 5] }))).value;
+    const listed = (await collect(model.caption(catBlob, { eosTokenId: [], maxNewTokens: 6 }))).value;
+    return { ids, ended, listed, first };
+  });
+  assert.deepEqual([first.ids, first.text, first.tokens, first.tokensPerSecond], [[], '', 1, null]);
+  assert.ok(first.firstTokenSeconds > 0);
+  assert.ok(ended.ids.length < 6, String(ended.ids));
+  assert.ok(!ended.ids.includes(ids[1]));
+  assert.deepEqual([listed.ids.length, listed.tokens], [6, 6]);
+});
+
+test('a cache in f16, for a call and for all', async () => {
+  const found = await run(async () => {
+    const small = await QLlama.load(MODEL, { kvCache: 'f16' });
+    const peak = async (model, options) => {
+      const { text } = (await collect(model.caption(catBlob, { maxNewTokens: 60, ...options }))).value;
+      return { text, peak: model.info.gpuBytesPeak };
+    };
+    const out = { all: await peak(small, {}), f32: await peak(small, { kvCache: 'f32' }) };
+    await small.dispose();
+    const other = await QLlama.load(MODEL);
+    out.call = await peak(other, { kvCache: 'f16' });
+    await other.dispose();
+    return out;
+  });
+  assert.deepEqual([found.all.text, found.f32.text, found.call.text], ['cat', 'cat', 'cat']);
+  assert.equal(found.all.peak, found.call.peak);
+  assert.ok(found.f32.peak > found.all.peak, `${found.f32.peak} bytes, and ${found.all.peak} with f16`);
+});
+
+const handles = () => run(async () => {
+  globalThis.ids = (...data) => ({ data, shape: [1, data.length] });
+  globalThis.tokens = Array.from({ length: 12 }, (_, i) => 3 + ((i * 37) % 700));
+  globalThis.begun = () => model.forward({ inputIds: ids(...tokens.slice(0, 8)), useCache: true });
+});
+
+test('two chunks by a handle are one pass, and nothing of the cache leaves the GPU', async () => {
+  await handles();
+  const found = await run(async () => {
+    const whole = await model.forward({ inputIds: ids(...tokens), useCache: true });
+    const first = await begun();
+    const second = await model.forward({ inputIds: ids(...tokens.slice(8)), pastKeyValues: first.pastKeyValues, useCache: true });
+    const arrays = await second.pastKeyValues.toArrays();
+    const plain = await model.forward({ inputIds: ids(5), pastKeyValues: arrays });
+    const by = await model.forward({ inputIds: ids(5), pastKeyValues: second.pastKeyValues });
+    const all = await whole.pastKeyValues.toArrays();
+    const flat = (layers) => layers.flatMap(({ key, value }) => [...key.data, ...value.data]);
+    const out = {
+      whole: Array.from(whole.logits.data), parts: [...first.logits.data, ...second.logits.data],
+      lengths: [first.pastKeyValues.length, second.pastKeyValues.length], shape: arrays[0].key.shape, layers: arrays.length,
+      all: flat(all), arrays: flat(arrays), plain: Array.from(plain.logits.data), by: Array.from(by.logits.data),
+      names: Object.keys(second).sort(), isHandle: second.pastKeyValues instanceof PastKeyValues, none: by.pastKeyValues,
+    };
+    for (const { pastKeyValues } of [whole, second]) pastKeyValues.dispose();
+    return out;
+  });
+  for (const [what, a, b] of [['logits', found.whole, found.parts], ['the cache', found.all, found.arrays], ['on top of it', found.plain, found.by]]) {
+    assert.equal(a.length, b.length, what);
+    const error = nmse(a, b);
+    console.log(`${what}: normalised mean squared error ${error.toExponential(1)}`);
+    assert.ok(error <= 1e-9, `${what}: ${error}`);
+  }
+  assert.deepEqual(found.lengths, [8, 12]);
+  assert.deepEqual([found.shape[2], found.isHandle, found.none], [12, true, undefined]);
+  assert.equal(found.layers, await run(() => model.info.layers));
+  assert.deepEqual(found.names, ['logits', 'pastKeyValues']);
+});
+
+test('a handle that is used up, disposed of, busy, or of another model', async () => {
+  await handles();
+  const found = await run(async () => {
+    const next = (pastKeyValues, more = {}) => model.forward({ inputIds: ids(7), pastKeyValues, useCache: true, ...more });
+    const { pastKeyValues: past } = await begun();
+    const expected = await model.forward({ inputIds: ids(7), pastKeyValues: past });
+    // Without useCache, and after a call that failed, it is as it was.
+    const failed = await fails(next(past, { inputIds: ids(99999) }));
+    const again = await model.forward({ inputIds: ids(7), pastKeyValues: past });
+    const stop = new AbortController();
+    const aborted = fails(model.forward({ inputIds: ids(9, 9, 9), pastKeyValues: past, useCache: true }, { signal: stop.signal }));
+    const busy = await fails(next(past));
+    const busyArrays = await fails(past.toArrays());
+    stop.abort();
+    await aborted;
+    const rows = (await past.toArrays())[0].key.shape[2];
+    const { logits, pastKeyValues: later } = await next(past);
+    const other = await QLlama.load(MODEL);
+    const foreign = await fails(other.forward({ inputIds: ids(7), pastKeyValues: later }));
+    const { pastKeyValues: theirs } = await other.forward({ inputIds: ids(7), useCache: true });
+    await other.dispose();
+    theirs.dispose();
+    const out = {
+      failed, busy, busyArrays, aborted: await aborted, rows, usedUp: await fails(next(past)), usedUpArrays: await fails(past.toArrays()), foreign,
+      length: later.length, gone: await fails(theirs.toArrays()), made: await fails(async () => new PastKeyValues()),
+      same: [again, { logits }].map(({ logits }) => logits.data.every((x, i) => x === expected.logits.data[i])),
+    };
+    // A handle that was used up holds nothing: the one after it stays.
+    past.dispose();
+    out.kept = (await later.toArrays())[0].key.shape[2];
+    later.dispose();
+    later.dispose();
+    out.disposed = await fails(next(later));
+    return out;
+  });
+  assert.match(found.failed, /^E_TOKEN/);
+  assert.match(found.aborted, /^AbortError/);
+  for (const key of ['busy', 'busyArrays', 'usedUp', 'usedUpArrays', 'foreign', 'gone', 'disposed']) assert.match(found[key], /^E_STATE: /, key);
+  assert.match(found.foreign, /another model/);
+  assert.match(found.made, /^TypeError/);
+  assert.deepEqual([found.rows, found.length, found.kept], [8, 9, 9]);
+  assert.deepEqual(found.same, [true, true]);
+});
+
+test('caches are freed: by dispose, after aborted calls, and with handles that nobody holds', async () => {
+  await handles();
+  const session = await page.context().newCDPSession(page);
+  const settled = () => run(async () => {
+    await model.embedText('x');
+    return model.info.gpuBytes;
+  });
+  await run(async () => (await begun()).pastKeyValues.dispose());
+  const before = await settled();
+  const held = await run(async () => {
+    globalThis.kept = (await begun()).pastKeyValues;
+    return model.info.gpuBytes;
+  });
+  assert.ok(held > before, `${held} bytes with a cache, ${before} without`);
+  await run(() => kept.dispose());
+  assert.equal(await settled(), before, 'dispose');
+  await run(async () => {
+    const stop = new AbortController();
+    const call = fails(model.forward({ inputIds: ids(...tokens), useCache: true }, { signal: stop.signal }));
+    setTimeout(() => stop.abort(), 5);
+    await call;
+    // Disposed of while it is extended by a call that then fails.
+    const { pastKeyValues } = await begun();
+    const failing = fails(model.forward({ inputIds: ids(99999), pastKeyValues, useCache: true }));
+    pastKeyValues.dispose();
+    await failing;
+  });
+  assert.equal(await settled(), before, 'calls that failed');
+  await run(async () => {
+    await begun();
+    const { pastKeyValues } = await begun();
+    await model.forward({ inputIds: ids(7), pastKeyValues, useCache: true });
+  });
+  for (let i = 0; i < 50 && (await settled()) !== before; i++) await session.send('HeapProfiler.collectGarbage');
+  assert.equal(await settled(), before, 'handles that nobody holds');
 });
 
 test('pictures of every kind give the same caption', async () => {
@@ -245,6 +449,17 @@ test('wrong arguments are told, and the next call works', async () => {
       getter: await fails(model.captionText(catBlob, { get numBeams() { throw new RangeError('mine'); } })),
       both: await fails(async () => model.generate({ prompt: 'a', inputIds: [1] }).next()),
       prompt: await fails(async () => model.generate({}).next()),
+      unknown: await fails(model.captionText(catBlob, { numBeam: 2 })),
+      greedy: await fails(model.captionText(catBlob, { temperature: 0.5 })),
+      notFlag: await fails(model.captionText(catBlob, { doSample: 1 })),
+      notNumber: await fails(model.captionText(catBlob, { maxNewTokens: '5' })),
+      notIds: await fails(model.captionText(catBlob, { eosTokenId: ['2'] })),
+      notWord: await fails(model.captionText(catBlob, { earlyStopping: 'soon' })),
+      notCache: await fails(model.captionText(catBlob, { kvCache: 'f8' })),
+      notSent: await fails(model.captionText(catBlob, { seed: () => 1 })),
+      sequences: await fails(model.captionText(catBlob, { numBeams: 2, numReturnSequences: 3 })),
+      endId: await fails(model.captionText(catBlob, { eosTokenId: 99999 })),
+      loadCache: await fails(QLlama.load(MODEL, { kvCache: 'f8' })),
       url: await fails(QLlama.load(undefined)),
       scheme: await fails(QLlama.load('file:///etc/passwd')),
       cache: await fails(QLlama.load(MODEL, { cache: 'disk' })),
@@ -253,14 +468,18 @@ test('wrong arguments are told, and the next call works', async () => {
     };
   });
   const code = (key) => String(found[key]).replace(/:.*/s, '');
-  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'detachedPixels', 'detachedIds', 'nanPosition', 'nanShape', 'nanLayer', 'nanTemperature', 'nanBudget', 'undefinedTexts', 'undefinedText', 'undefinedInputs', 'past', 'both', 'prompt', 'url', 'scheme', 'cache']) {
+  for (const key of ['undefined', 'object', 'nan', 'fraction', 'negative', 'zero', 'beams', 'texts', 'noText', 'mode', 'layer', 'ids', 'none', 'detached', 'detachedPixels', 'detachedIds', 'nanPosition', 'nanShape', 'nanLayer', 'nanTemperature', 'nanBudget', 'undefinedTexts', 'undefinedText', 'undefinedInputs', 'past', 'both', 'prompt', 'unknown', 'greedy', 'notFlag', 'notNumber', 'notIds', 'notWord', 'notCache', 'notSent', 'sequences', 'loadCache', 'url', 'scheme', 'cache']) {
     assert.equal(code(key), 'E_INPUT', `${key}: ${found[key]}`);
   }
   for (const key of ['empty', 'junk', 'cut']) assert.equal(code(key), 'E_IMAGE', `${key}: ${found[key]}`);
-  for (const key of ['vocab', 'minus']) assert.equal(code(key), 'E_TOKEN', `${key}: ${found[key]}`);
+  for (const key of ['vocab', 'minus', 'endId']) assert.equal(code(key), 'E_TOKEN', `${key}: ${found[key]}`);
   assert.equal(code('long'), 'E_CONTEXT', found.long);
   assert.equal(code('shape'), 'E_INPUT_SHAPE', found.shape);
   assert.equal(code('nanEmbeds'), 'E_NONFINITE', found.nanEmbeds);
+  // By JavaScript's names.
+  assert.match(found.fraction, /maxNewTokens/);
+  assert.match(found.greedy, /temperature belongs to sampling: set doSample/);
+  assert.match(found.sequences, /numReturnSequences must be from 1 to 2/);
   assert.equal(found.getter, 'RangeError: mine');
   assert.equal(found.surrogate, 96);
   assert.equal(found.next, 'cat');
@@ -469,27 +688,14 @@ test('a flipped byte in storage is found, and the file is fetched anew', async (
 test('where storage is refused, loading goes on without it', async () => {
   await clear();
   const found = await run(async () => {
-    // The worker's own storage: a script that refuses it stands before the worker's.
-    const Real = Worker;
-    const code = `
+    const restore = before(`
       const real = FileSystemSyncAccessHandle.prototype.write;
       let left = 5 << 20;
       FileSystemSyncAccessHandle.prototype.write = function (bytes, options) {
         left -= bytes.length;
         if (left < 0) throw new DOMException('full', 'QuotaExceededError');
         return real.call(this, bytes, options);
-      };
-      const early = [];
-      const keep = (event) => early.push(event.data);
-      addEventListener('message', keep);
-      await import('${location.origin}/worker.js');
-      removeEventListener('message', keep);
-      for (const data of early) self.onmessage({ data });`;
-    globalThis.Worker = class extends Real {
-      constructor(url, options) {
-        super(URL.createObjectURL(new Blob([code], { type: 'text/javascript' })), options);
-      }
-    };
+      };`);
     try {
       const model = await QLlama.load(MODEL);
       const text = await model.captionText(catBlob);
@@ -497,7 +703,7 @@ test('where storage is refused, loading goes on without it', async () => {
       await model.dispose();
       return { text, note };
     } finally {
-      globalThis.Worker = Real;
+      restore();
     }
   });
   assert.equal(found.text, 'cat');
@@ -543,16 +749,62 @@ test('no WebGPU, no adapter, limits too small', async () => {
     const { prototype } = Navigator;
     const real = Object.getOwnPropertyDescriptor(prototype, 'gpu');
     const out = [];
-    for (const gpu of [undefined, { requestAdapter: async () => null }, { requestAdapter: async () => ({ limits: { maxStorageBuffersPerShaderStage: 4 } }) }]) {
+    for (const [gpu, inWorker] of [
+      [undefined, ''],
+      [{ requestAdapter: async () => null }, 'GPU.prototype.requestAdapter = async () => null;'],
+      [
+        { requestAdapter: async () => ({ limits: { maxStorageBuffersPerShaderStage: 4 } }) },
+        "Object.defineProperty(GPUSupportedLimits.prototype, 'maxStorageBuffersPerShaderStage', { get: () => 4 });",
+      ],
+    ]) {
       Object.defineProperty(prototype, 'gpu', { configurable: true, get: () => gpu });
-      out.push((await QLlama.supported()).ok, await fails(QLlama.load(MODEL)));
+      const restore = before(inWorker);
+      out.push({ supported: await QLlama.supported(), load: await fails(QLlama.load(MODEL)) });
+      restore();
     }
     Object.defineProperty(prototype, 'gpu', real);
     return out;
   });
-  assert.deepEqual([found[0], found[2], found[4]], [false, false, false]);
-  for (const message of [found[1], found[3], found[5]]) assert.match(message, /^E_ADAPTER/);
-  assert.match(found[5], /4 storage buffers/);
+  assert.deepEqual(found.map(({ supported }) => supported.ok), [false, false, false]);
+  assert.match(found[0].load, /^E_ADAPTER: this browser has no WebGPU/);
+  assert.match(found[1].load, /^E_ADAPTER: this browser offers no WebGPU adapter/);
+  assert.match(found[2].load, /^E_LIMIT: the adapter allows 4 for maxStorageBuffersPerShaderStage/);
+  assert.match(found[2].supported.reason, /4 storage buffers/);
+});
+
+test('loading asks for an adapter once, in page and worker together', async () => {
+  const found = await run(async () => {
+    const count = (where) => `
+      const real = GPU.prototype.requestAdapter;
+      GPU.prototype.requestAdapter = function (...args) {
+        new BroadcastChannel('adapters').postMessage('${where}');
+        return real.apply(this, args);
+      };`;
+    const asked = [];
+    const channel = new BroadcastChannel('adapters');
+    channel.onmessage = ({ data }) => asked.push(data);
+    const { requestAdapter } = GPU.prototype;
+    (0, eval)(`{ ${count('page')} }`);
+    const restore = before(count('worker'));
+    try {
+      const model = await QLlama.load(MODEL);
+      await model.captionText(catBlob);
+      const { adapter } = model.info;
+      await model.dispose();
+      const during = [...asked];
+      await QLlama.supported();
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      return { during, after: asked, adapter };
+    } finally {
+      restore();
+      channel.close();
+      GPU.prototype.requestAdapter = requestAdapter;
+    }
+  });
+  assert.deepEqual(found.during, ['worker']);
+  // What counts sees the page's requests, too.
+  assert.deepEqual(found.after, ['worker', 'page']);
+  assert.notEqual(found.adapter, '');
 });
 
 test('a worker that is terminated rejects what is pending, and the model loads again', async () => {

@@ -63,6 +63,24 @@ test('captions have the same ids, greedily and with beams', async () => {
   }
 });
 
+test('all options go through: the same sequences, drawn and with beams, from caches of either type', async () => {
+  const drawn = { doSample: true, temperature: 2.5, topK: 30, topP: 0.95, seed: 7, numReturnSequences: 3, maxNewTokens: 8, repetitionPenalty: 1.2 };
+  const beams = { numBeams: 4, numReturnSequences: 2, lengthPenalty: 0.5, earlyStopping: 'never', minNewTokens: 3, noRepeatNgramSize: 2, eosTokenId: [2, 13], kvCache: 'f16' };
+  for (const options of [drawn, beams]) {
+    const flags = Object.entries(options).flatMap(([name, value]) => {
+      const flag = `--${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`;
+      return value === true ? [flag] : [flag, String(value)];
+    });
+    const expected = native('generate', '--image', paths[0], '--prompt', 'English caption:', ...flags);
+    const found = await page.evaluate(
+      async ({ file, options }) => (await collect(model.generate({ image: await blob(file), prompt: 'English caption:', ...options }))).value.sequences,
+      { file: names[0], options },
+    );
+    assert.deepEqual(found.map(({ text, ids }) => ({ text, ids })), expected.map(({ text, ids }) => ({ text, ids })));
+    found.forEach(({ score }, i) => assert.ok(Math.abs(score - expected[i].score) < 1e-3, `${score}, and ${expected[i].score}`));
+  }
+});
+
 test('match tables are the same', async () => {
   // The matching head compares each picture with each text.
   for (const [mode, files, texts] of [['c', 4, 5], ['g', 3, 5], ['itm', 2, 2]].map(([mode, i, t]) => [mode, names.slice(0, i), words.slice(0, t)])) {
@@ -101,15 +119,17 @@ test('vision rows and logits are the same, and so are those of a second call on 
     async ({ ids, vision, more }) => {
       const tensor = ({ data, shape }) => ({ data: Float32Array.from(data), shape });
       const first = await model.forward({ inputIds: ids, visionHiddenStates: tensor(vision), useZeroAttentionMask: true, useCache: true });
+      const cache = await first.pastKeyValues.toArrays();
       const second = await model.forward({ inputIds: more, pastKeyValues: first.pastKeyValues, useCache: true });
       const plain = await model.forward({ inputIds: more });
-      const { pastKeyValues: layers } = second;
-      const wrong = await fails(model.forward({ inputIds: more, pastKeyValues: first.pastKeyValues.slice(1) }));
+      const layers = await second.pastKeyValues.toArrays();
+      const given = await model.forward({ inputIds: more, pastKeyValues: cache });
+      const wrong = await fails(model.forward({ inputIds: more, pastKeyValues: cache.slice(1) }));
       const bad = await fails(model.forward({ inputIds: more, pastKeyValues: [{ key: 1 }] }));
-      const { value } = first.pastKeyValues.at(-1);
+      const { key, value } = cache.at(-1);
       return {
         first: Array.from(first.logits.data), second: Array.from(second.logits.data), shape: second.logits.shape, layers: layers.length,
-        grown: layers[0].key.shape, value: { shape: value.shape, data: Array.from(value.data) }, none: plain.pastKeyValues, wrong, bad,
+        given: Array.from(given.logits.data), key: Array.from(key.data), grown: layers[0].key.shape, value: { shape: value.shape, data: Array.from(value.data) }, none: plain.pastKeyValues, wrong, bad,
       };
     },
     { ids: first.input_ids, vision, more: second.input_ids },
@@ -117,10 +137,12 @@ test('vision rows and logits are the same, and so are those of a second call on 
   alike('logits', logits.data, found.first);
   assert.deepEqual(found.shape, later.shape);
   alike('logits on top of a cache', later.data, found.second);
+  alike('logits on top of arrays', later.data, found.given);
   const layers = Object.keys(cache).length / 2;
   const value = cache[`past_value.${layers - 1}`];
   assert.deepEqual(found.value.shape, value.shape);
-  alike('the cache', value.data, found.value.data);
+  alike('cached values', value.data, found.value.data);
+  alike('cached keys', cache[`past_key.${layers - 1}`].data, found.key);
   assert.deepEqual(found.grown, [value.shape[0], value.shape[1], 23, value.shape[3]]);
   assert.equal(found.layers, layers);
   assert.equal(found.none, undefined);

@@ -1,6 +1,6 @@
 // Uses the whole API; only compiled.
 
-import { QLlama, QLlamaError, type AttentionMap, type ForwardOutputs, type Generation, type ModelInfo } from 'qllama';
+import { QLlama, QLlamaError, PastKeyValues, type AttentionMap, type ForwardOutputs, type Generation, type KeyValue, type KvCacheType, type Mode, type ModelInfo, type Sequence } from 'qllama';
 
 export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImageElement, bitmap: ImageBitmap): Promise<void> {
   const { ok, reason }: { ok: boolean; reason?: string } = await QLlama.supported();
@@ -12,16 +12,20 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
     signal,
     cache: 'none',
     memoryBudget: 1e9,
+    kvCache: 'f16',
   });
+  const mode: Mode = 'itm';
+  const kvCache: KvCacheType = 'f32';
   for await (const piece of model.caption(file, { prompt: 'a', numBeams: 2, maxNewTokens: 8, minNewTokens: 1, signal })) piece.trim();
   const text: string = await model.captionText(canvas);
-  const table: number[][] = await model.match([image, bitmap, new ImageData(1, 1)], [text], { mode: 'itm', signal });
+  const table: number[][] = await model.match([image, bitmap, new ImageData(1, 1)], [text], { mode, signal });
   const vectors: Float32Array[] = [await model.embedImage(file, { mode: 'g' }), await model.embedText('a')];
-  const stream = model.generate({ inputIds: [1, 2], image: file, doSample: true, temperature: 0.7, topK: 5, topP: 0.9, seed: 1, repetitionPenalty: 1.1, noRepeatNgramSize: 2, lengthPenalty: 1, earlyStopping: 'never' });
+  const stream = model.generate({ inputIds: [1, 2], image: file, doSample: true, temperature: 0.7, topK: 5, topP: 0.9, seed: 1, repetitionPenalty: 1.1, noRepeatNgramSize: 2, lengthPenalty: 1, earlyStopping: 'never', numReturnSequences: 2, eosTokenId: [2, 3], kvCache });
   const last = await stream.next();
   if (last.done) {
     const result: Generation = last.value;
     result.ids.map((id) => id + result.tokens);
+    result.sequences.map(({ text, ids, score }: Sequence) => [text, ids.length, score]);
   } else last.value.trim();
   const rows = await model.visionHiddenStates(file);
   const first: ForwardOutputs = await model.forward({
@@ -41,6 +45,11 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
   });
   const next = await model.forward({ inputsEmbeds: { data: new Float32Array(64), shape: [1, 1, 64] }, pastKeyValues: first.pastKeyValues });
   const logits: Float32Array | undefined = next.logits?.data;
+  const past: PastKeyValues | undefined = first.pastKeyValues;
+  const arrays: KeyValue[] = (await past?.toArrays()) ?? [];
+  await model.forward({ inputIds: { data: [1], shape: [1, 1] }, pastKeyValues: arrays });
+  console.log(past?.length, past instanceof PastKeyValues);
+  past?.dispose();
   const map: AttentionMap = await model.attention(file, { layer: 0, signal });
   const info: ModelInfo = model.info;
   console.log(table, vectors, logits?.length, map.values[0], map.perToken.length, info.adapter, info.storageNote, first.loss);
@@ -52,6 +61,12 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
   await QLlama.load('a', { cache: 'disk' });
   // @ts-expect-error
   await model.match([file], ['a'], { mode: 'x' });
+  // @ts-expect-error
+  await model.embedImage(file, { mode: 'itm' });
+  // @ts-expect-error
+  model.caption(file, { kvCache: 'f8' });
+  // @ts-expect-error
+  new PastKeyValues();
   // @ts-expect-error
   model.caption('no picture');
   // @ts-expect-error

@@ -113,6 +113,11 @@ impl LlamaConfig {
         self.cross_attention && layer.is_multiple_of(self.cross_attention_frequency)
     }
 
+    /// How many layers cross-attend.
+    pub fn cross_attention_layers(&self) -> usize {
+        (0..self.num_hidden_layers).filter(|&layer| self.cross_attends(layer)).count()
+    }
+
     /// Makes this a decoder with cross-attention, because the tensors of the checkpoint say so.
     pub(crate) fn set_cross_attention(&mut self, file: &str) -> Result<()> {
         if !self.cross_attention {

@@ -1,0 +1,72 @@
+// What crosses to the worker: arrays, pictures, texts; and the errors of what cannot.
+
+/** An error with a stable `code`. */
+export class QLlamaError extends Error {
+  /**
+   * @param {string} code
+   * @param {string} message
+   */
+  constructor(code, message) {
+    super(message);
+    this.name = 'QLlamaError';
+    this.code = code;
+  }
+}
+
+export const wrong = (message) => new QLlamaError('E_INPUT', message);
+
+/** Lone surrogates become U+FFFD, as in files. */
+export function wellFormed(text) {
+  return text.toWellFormed ? text.toWellFormed() : new TextDecoder().decode(new TextEncoder().encode(text));
+}
+
+export function floats(key, data) {
+  if (data instanceof Float32Array) {
+    if (data.buffer.detached) throw wrong(`${key}: its buffer is detached`);
+    return data;
+  }
+  if (Array.isArray(data) || ArrayBuffer.isView(data)) return Float32Array.from(data, Number);
+  throw wrong(`${key}: expected a Float32Array`);
+}
+
+export function wholeNumbers(key, data) {
+  if (data?.buffer?.detached) throw wrong(`${key}: its buffer is detached`);
+  if (data instanceof BigInt64Array) return data;
+  if (!Array.isArray(data) && !(ArrayBuffer.isView(data) && !(data instanceof DataView))) {
+    throw wrong(`${key}: expected a list or a typed array of whole numbers`);
+  }
+  return BigInt64Array.from(data, (value) => {
+    if (typeof value === 'bigint') return value;
+    if (!Number.isSafeInteger(value)) throw wrong(`${key}: ${String(value)} is not a whole number`);
+    return BigInt(value);
+  });
+}
+
+/** `{ data, shape }`, its data made by `of`. */
+export function array(key, given, of) {
+  if (!Array.isArray(given?.shape)) throw wrong(`${key}: expected { data, shape }`);
+  return { data: of(key, given.data), shape: given.shape.map(Number) };
+}
+
+const is = (value, type) => typeof globalThis[type] === 'function' && value instanceof globalThis[type];
+
+/** A picture in a form that can be sent. Blobs go as they are: the engine decodes them itself. */
+export async function transferable(image) {
+  if (is(image, 'Blob')) return { blob: image };
+  if (is(image, 'ImageData')) {
+    if (image.data.buffer.detached) throw wrong('image: its buffer is detached');
+    return { width: image.width, height: image.height, rgba: new Uint8Array(image.data) };
+  }
+  const drawable = ['ImageBitmap', 'HTMLImageElement', 'HTMLCanvasElement', 'OffscreenCanvas', 'HTMLVideoElement', 'VideoFrame'];
+  if (drawable.some((type) => is(image, type))) {
+    try {
+      if (is(image, 'HTMLImageElement')) await image.decode();
+      return { bitmap: await createImageBitmap(image, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }) };
+    } catch (error) {
+      throw new QLlamaError('E_IMAGE', `this picture cannot be read: ${error.message}`);
+    }
+  }
+  throw wrong('image: expected a Blob, ImageBitmap, ImageData, image, canvas, video or VideoFrame');
+}
+
+export const bitmaps = (images) => images.filter((image) => image.bitmap).map((image) => image.bitmap);
