@@ -13,11 +13,9 @@ mod gguf;
 mod internvl;
 mod kv_cache;
 mod layers;
-
 mod limits;
 mod portability;
 mod published;
-
 mod quantize;
 mod recovery;
 mod residency;
