@@ -64,6 +64,9 @@ mod nets;
 mod ops;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
+#[cfg(test)]
+#[path = "../tests/common/shared.rs"]
+mod shared;
 mod text;
 #[cfg(target_arch = "wasm32")]
 mod web;

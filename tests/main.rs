@@ -14,10 +14,8 @@ mod gguf;
 mod internvl;
 mod kv_cache;
 mod layers;
-
 mod limits;
 mod published;
-
 mod quantize;
 mod recovery;
 mod residency;

@@ -4,10 +4,10 @@
 #[path = "fuzz/readers.rs"]
 mod readers;
 
+use crate::common::Random;
 use crate::common::engine::{self, Result};
 use crate::common::gguf_file::model;
 use crate::common::heap::{alone, growth};
-use crate::common::numbers::Random;
 
 const ROUNDS: usize = 4000;
 /// Heap that reading a file of n bytes may take: what a header of short entries needs for its names and shapes.

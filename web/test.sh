@@ -3,13 +3,13 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 for need in node npm; do
-  command -v "$need" >/dev/null || { echo "web/test.sh: skipped: $need is not here (Debian: apt-get install nodejs npm)" >&2; exit 0; }
+  command -v "$need" >/dev/null || exec ../tests/skipped.sh web "$need is not here (Debian: apt-get install nodejs npm)"
 done
 found=''
 for path in "${CHROMIUM:-}" /usr/bin/chromium /usr/bin/chromium-browser /usr/bin/google-chrome; do
   [ -n "$path" ] && [ -x "$path" ] && found=$path && break
 done
-[ -n "$found" ] || { echo 'web/test.sh: skipped: no Chromium is here (Debian: apt-get install chromium)' >&2; exit 0; }
+[ -n "$found" ] || exec ../tests/skipped.sh web 'no Chromium is here (Debian: apt-get install chromium)'
 ./build.sh
 # What the browser is compared with.
 cargo build --locked --manifest-path ../Cargo.toml

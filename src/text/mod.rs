@@ -506,8 +506,8 @@ mod tests {
     #[test]
     fn published_tokenizer_agrees() {
         let Some(folder) = std::env::var_os("QLLAMA_TOKENIZER_DIR").map(std::path::PathBuf::from) else {
-            eprintln!("skipped: QLLAMA_TOKENIZER_DIR does not name the folder of the published tokenizer.model");
-            return;
+            let why = "QLLAMA_TOKENIZER_DIR does not name the folder of the published tokenizer.model";
+            return crate::shared::skipped("tokenizer", why);
         };
         let bytes = std::fs::read(folder.join("tokenizer.model")).unwrap();
         let tokenizer = Tokenizer::from_bytes("tokenizer.model", &bytes).unwrap();

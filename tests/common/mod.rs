@@ -6,10 +6,9 @@ pub mod engine;
 pub mod expected;
 pub mod gguf_file;
 pub mod heap;
-pub mod numbers;
 pub mod pictures;
 pub mod random;
-pub mod skips;
+pub mod shared;
 pub mod temp;
 
 use std::ops::ControlFlow;
@@ -25,9 +24,8 @@ use self::engine::{
     Model, Piece, Result, Source, candidates,
 };
 pub use self::expected::Expected;
-pub use self::numbers::{Random, nmse};
 pub use self::pictures::{caption, expected_captions, picture, picture_step, pixels};
-pub use self::skips::skipped;
+pub use self::shared::{Random, nmse, skipped};
 pub use self::temp::Temp;
 
 pub const BASE: &str = "tests/data/fixtures/qllama-base";

@@ -1,5 +1,7 @@
-//! Numbers for tests, and their comparison. The library's unit tests include this file too.
+//! What the library's unit tests share with the integration tests: numbers, their comparison, and how tests are skipped.
 #![allow(dead_code)]
+
+use std::io::Write;
 
 /// xorshift64: numbers that look random and are the same on every run.
 pub struct Random(u64);
@@ -41,4 +43,15 @@ pub fn nmse(expected: &[f32], found: &[f32]) -> f64 {
     let square = |x: f32| f64::from(x) * f64::from(x);
     let difference: f64 = expected.iter().zip(found).map(|(e, f)| square(e - f)).sum();
     difference / expected.iter().map(|e| square(*e)).sum::<f64>().max(1e-30)
+}
+
+/// Says that this test is not made for want of `what`, past libtest's capture. Where `QLLAMA_REQUIRE_ALL` is set it
+/// fails instead, but for what `QLLAMA_MAY_SKIP` lists with commas between.
+pub fn skipped(what: &str, why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_string();
+    let may_skip = std::env::var("QLLAMA_MAY_SKIP").unwrap_or_default();
+    let allowed = std::env::var_os("QLLAMA_REQUIRE_ALL").is_none_or(|set| set.is_empty())
+        || may_skip.split(',').any(|name| name == what);
+    assert!(allowed, "not to be skipped, as QLLAMA_REQUIRE_ALL is set and QLLAMA_MAY_SKIP has no {what}: {why}");
+    std::io::stderr().write_all(format!("skipped: {test} ({what}): {why}\n").as_bytes()).unwrap();
 }
