@@ -17,7 +17,7 @@ use crate::device::wgsl::{Access, Binding, Field, Part, Uniform, compose};
 pub struct Kernel {
     /// The name of its file in `shaders`, without folder and ending; no other kernel has it.
     pub name: &'static str,
-    /// The file's text. Its `#import` lines name parts: see [`compose`].
+    /// The file's text. Its `#import` lines name parts: see `compose`.
     pub source: &'static str,
     /// What it may import.
     pub parts: &'static [Part],

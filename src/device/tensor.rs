@@ -23,9 +23,9 @@ impl DType {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Storage {
     Buffer,
-    /// A texture of one 32-bit word a texel (`r32uint`), [`TEXELS_PER_ROW`] texels a row.
+    /// A texture of one 32-bit word a texel (`r32uint`), `TEXELS_PER_ROW` texels a row.
     Words,
-    /// A texture of four 32-bit words a texel (`rgba32uint`), [`TEXELS_PER_ROW`] texels a row.
+    /// A texture of four 32-bit words a texel (`rgba32uint`), `TEXELS_PER_ROW` texels a row.
     Pieces,
 }
 

@@ -267,7 +267,7 @@ impl Model {
     /// As [`Model::match_texts`], to be awaited.
     ///
     /// # Errors
-    /// As [`Model::match_with_async`].
+    /// As [`Model::matcher_async`].
     pub async fn match_texts_async(
         &self,
         pictures: &[Picture],

@@ -102,9 +102,7 @@ fn models_use_the_kernels_of_the_list() {
             run_internvl(&model, &picture);
             run_forward(&model);
         }
-        for folder in ["tests/data/fixtures/qllama-base"] {
-            run_forward(&load(folder, &device));
-        }
+        run_forward(&load("tests/data/fixtures/qllama-base", &device));
         for key in device.as_gpu().unwrap().pipelines() {
             used.insert(key.kernel.name);
             missing.extend(Some(form(&key)).filter(|form| !listed.contains(form)));

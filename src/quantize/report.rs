@@ -63,7 +63,7 @@ pub enum Event<'a> {
     Kept(&'a Kept),
 }
 
-/// What [`quantize`] did.
+/// What `quantize` did.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
     pub packed: Vec<Packed>,

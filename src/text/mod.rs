@@ -372,7 +372,7 @@ impl Tokenizer {
     }
 
     /// A row for the text tower: BOS, `text`, EOS, cut to 80 ids keeping EOS, padded on the right with 0 to 80
-    /// ([`TEXT_LENGTH`]). For InternVL's `encode_text` the caller puts [`SUMMARIZE`] before the text; image-text
+    /// (`TEXT_LENGTH`). For InternVL's `encode_text` the caller puts [`SUMMARIZE`] before the text; image-text
     /// matching takes the text as it is.
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
         let mut ids = self.encode_prompt(text);

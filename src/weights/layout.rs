@@ -157,7 +157,7 @@ impl Layout {
 }
 
 /// Writes whole rows of a matrix's words, scales or offsets to what holds them, from row `first_row` on: in textures a
-/// multiple of [`BLOCK_ROWS`], as is the number of rows unless they are the last.
+/// multiple of `BLOCK_ROWS`, as is the number of rows unless they are the last.
 ///
 /// # Errors
 /// `E_DEVICE_LOST` and `E_GPU` from the GPU.

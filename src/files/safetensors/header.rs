@@ -54,7 +54,7 @@ impl TensorInfo {
 ///
 /// # Errors
 /// `E_TRUNCATED` when the file is shorter than its header, `E_HEADER` when N is 0 to 1 or above
-/// [`MAX_HEADER_BYTES`], `E_IO` when the file is no safetensors file at all.
+/// `MAX_HEADER_BYTES`, `E_IO` when the file is no safetensors file at all.
 pub fn header_length(file: &str, total_bytes: u64, start: &[u8]) -> Result<u64> {
     if let Some(reason) = impostor(start) {
         return Err(Error::Io { file: file.into(), reason: reason.into() });
