@@ -33,7 +33,7 @@ fn check_both(device: &Device, step: usize, num_beams: usize) {
     let demo = check_captions(DEMO, device, step, num_beams);
     let differ = demo.iter().zip(&full).filter(|(a, b)| a != b).count();
     println!("{num_beams} beams: {differ} of {} captions differ in 4 bits", full.len());
-    assert!(differ * 50 <= full.len(), "{differ} of {} captions differ in 4 bits", full.len());
+    assert!(differ <= full.len().div_ceil(50), "{differ} of {} captions differ in 4 bits", full.len());
 }
 
 #[test]

@@ -141,11 +141,12 @@ fn the_builder_takes_it() {
 fn what_it_does_not_take() {
     let text = std::fs::read_to_string(path("tests/data/fixtures/qllama-base/config.json")).unwrap();
     let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
-    config["head_dim"] = 18.into();
+    config["hidden_size"] = 72.into();
     let temp = Temp::new();
     std::fs::write(temp.file("config.json"), config.to_string()).unwrap();
     // No weight is needed to be told.
     std::fs::copy(path("tests/data/fixtures/qllama-base/model.safetensors"), temp.file("model.safetensors")).unwrap();
+    // Of these 72 columns each of 4 heads has 18.
     let opened = Model::builder(temp.folder()).open().unwrap();
     let options = GenerateOptions { kv_cache: Some(KvCacheType::F16), ..Default::default() };
     let error = opened.check_generate(&prompt(&[1]), &options).unwrap_err();

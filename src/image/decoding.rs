@@ -5,8 +5,38 @@ use std::io::Cursor;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
 use jpeg_decoder::PixelFormat;
 
-use super::{MAX_PIXELS, MAX_SIDE, Picture, fits};
 use crate::error::{Error, Result};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::files::source::{base_name, read_file};
+use crate::image::picture::{MAX_PIXELS, MAX_SIDE, Picture, fits};
+
+impl Picture {
+    /// Reads a PNG, JPEG or WebP file and turns it upright as its EXIF data say.
+    ///
+    /// # Errors
+    /// `E_IO` where there is no such file, `E_IMAGE` where it is no such picture or too large.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(path: impl AsRef<std::path::Path>) -> Result<Picture> {
+        Picture::open_as_stored(path.as_ref(), true)
+    }
+
+    /// As [`Picture::open`]; with `upright` false, as the file stores it.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open_as_stored(path: &std::path::Path, upright: bool) -> Result<Picture> {
+        decode(&base_name(path), &read_file(path)?, upright)
+    }
+
+    /// Decodes the bytes of a PNG, JPEG or WebP file and turns the picture upright as its EXIF data say.
+    ///
+    /// # Errors
+    /// `E_IMAGE` where it is no such picture or too large.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Picture> {
+        decode("the picture", bytes, true)
+    }
+}
 
 /// Decodes the bytes of a PNG, JPEG or WebP picture; the contents decide which, not the name. Grey and palette become
 /// RGB, alpha is dropped, 16-bit channels become 8-bit. With `apply_orientation` the picture is turned upright as its

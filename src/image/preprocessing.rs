@@ -7,8 +7,9 @@
 
 use serde_json::Value;
 
-use super::{Picture, PixelValues};
 use crate::error::{Error, Result};
+use crate::image::picture::Picture;
+use crate::image::pixel_values::PixelValues;
 
 /// Largest `size` or `crop_size` of a preprocessor, in pixels.
 const MAX_SIZE: u32 = 4096;
@@ -134,17 +135,17 @@ impl Preprocessor {
 
     /// [size, size, 3] bytes: across first, then down, each rounded to bytes, as Pillow does.
     fn resize_and_crop(&self, picture: &Picture) -> Vec<u8> {
-        let (width, height) = (picture.width as usize, picture.height as usize);
+        let (width, height) = (picture.width() as usize, picture.height() as usize);
         let (size, crop) = (u64::from(self.short_side), self.crop as usize);
-        let short = u64::from(picture.width.min(picture.height));
-        let columns = taps(picture.width, size * u64::from(picture.width) / short, crop);
-        let rows = taps(picture.height, size * u64::from(picture.height) / short, crop);
+        let short = u64::from(picture.width().min(picture.height()));
+        let columns = taps(picture.width(), size * u64::from(picture.width()) / short, crop);
+        let rows = taps(picture.height(), size * u64::from(picture.height()) / short, crop);
         let top = rows.iter().map(|r| r.start).min().unwrap_or(0);
         let bottom = rows.iter().map(|r| r.start + r.weights.len()).max().unwrap_or(height);
 
         let mut across = Vec::with_capacity((bottom - top) * crop * 3);
         for y in top..bottom {
-            let line = &picture.rgb[y * width * 3..(y + 1) * width * 3];
+            let line = &picture.rgb()[y * width * 3..(y + 1) * width * 3];
             for column in &columns {
                 let mut sum = [HALF; 3];
                 let pixels = line[column.start * 3..].as_chunks::<3>().0;
