@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pollster::block_on;
 use qllama::internals::{CROSS, Checkpoint, Footprint, INTERN_VIT, Phase, Residency, Storage};
-use qllama::{Adapter, Device, DeviceInfo, Result};
+use qllama::{Adapter, Config, Device, DeviceInfo, Result};
 
 use crate::common::Common;
 use crate::device::{adapter, describe, found};
@@ -87,19 +87,29 @@ fn host_memory() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
+/// What is told of a checkpoint.
+struct Facts<'a> {
+    config: &'a Config,
+    /// A type of tensors, how many there are, and their bytes.
+    kinds: BTreeMap<String, (usize, u64)>,
+    unknown: Vec<String>,
+    needs: Footprint,
+    stays: Residency,
+    /// Adapters, each in words and with what it makes of the checkpoint.
+    verdicts: Vec<(String, Verdict)>,
+}
+
 pub fn run(args: Args) -> Result<()> {
     let opened = args.common.open()?;
     let checkpoint = opened.checkpoint();
-    let config = opened.config();
     let found = found();
     let device = match adapter(args.common.adapter.as_deref()) {
         Adapter::Cpu => Device::cpu().info(),
         _ if found.is_empty() => PORTABLE,
         adapter => adapter.choose(&found)?.map_or_else(|| Device::cpu().info(), |index| found[index].clone()),
     };
-    let needs = block_on(Footprint::of(checkpoint, config, &device))?;
+    let needs = block_on(Footprint::of(checkpoint, opened.config(), &device))?;
     let budget = args.common.memory_budget.unwrap_or(u64::MAX);
-    let text = &config.text;
     let mut kinds: BTreeMap<String, (usize, u64)> = BTreeMap::new();
     for info in checkpoint.tensors() {
         let kind = kinds.entry(info.dtype.to_string()).or_default();
@@ -107,83 +117,114 @@ pub fn run(args: Args) -> Result<()> {
         kind.1 += info.bytes;
     }
     let unknown = checkpoint.unused(|name| needs.tensors.iter().any(|t| t == name));
-    let cache = |rows: u64| rows * 8 * (text.num_key_value_heads * text.head_dim * text.num_hidden_layers) as u64;
-    let (mut described, mut verdicts) = (Vec::new(), Vec::new());
+    let mut verdicts = Vec::new();
     for (index, info) in found.iter().enumerate() {
-        described.push(format!("{index}: {}", describe(info)));
-        verdicts.push(Verdict::new(checkpoint, info.clone(), budget)?);
+        let verdict = Verdict::new(checkpoint, info.clone(), budget)?;
+        verdicts.push((format!("{index}: {}", describe(info)), verdict));
     }
-    described.push("cpu: the CPU executor".into());
-    verdicts.push(Verdict::new(checkpoint, Device::cpu().info(), budget)?);
+    verdicts.push(("cpu: the CPU executor".into(), Verdict::new(checkpoint, Device::cpu().info(), budget)?));
     // In full where the budget is too little.
     let stays = needs.fit(&device, budget).unwrap_or(Residency::ALL);
-    let phases = [(INTERN_VIT, &needs.vision), (CROSS, &needs.cross)];
+    let facts = Facts { config: opened.config(), kinds, unknown, needs, stays, verdicts };
     if args.common.json {
+        println!("{}", facts.json());
+    } else {
+        facts.print_model();
+        facts.print_memory();
+    }
+    Ok(())
+}
+
+impl Facts<'_> {
+    /// Bytes of keys and values in f32 that a row takes.
+    fn cache_bytes_per_row(&self) -> u64 {
+        let text = &self.config.text;
+        8 * (text.num_key_value_heads * text.head_dim * text.num_hidden_layers) as u64
+    }
+
+    fn phases(&self) -> [(&'static str, &Phase); 2] {
+        [(INTERN_VIT, &self.needs.vision), (CROSS, &self.needs.cross)]
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Facts { kinds, unknown, needs, stays, verdicts, .. } = self;
+        let stays = *stays;
         let phase = |(name, p): &(&str, &Phase)| {
             serde_json::json!({ "name": name, "layers_bytes": p.layers, "largest_layer_bytes": p.largest_layer,
                 "activations_bytes": p.activations })
         };
         let part = |(name, bytes): &(&str, u64)| serde_json::json!({ "name": name, "bytes": bytes });
-        let json = serde_json::json!({
+        let kind = |(kind, (tensors, bytes)): (&String, &(usize, u64))| serde_json::json!({ "type": kind, "tensors": tensors, "bytes": bytes });
+        serde_json::json!({
             "weights_bytes": needs.weights(), "parts": needs.parts.iter().map(part).collect::<Vec<_>>(),
-            "phases": phases.iter().map(phase).collect::<Vec<_>>(),
+            "phases": self.phases().iter().map(phase).collect::<Vec<_>>(),
             "decoder_activations_bytes": needs.decoder_activations,
             "resident_bytes": needs.resident(stays), "peak_bytes": needs.peak(stays), "streamed": names(stays),
-            "least_budget_bytes": needs.least_budget(),
-            "cache_bytes_a_row": cache(1), "kinds": kinds.iter().map(|(k, (n, b))| serde_json::json!({ "type": k, "tensors": n, "bytes": b })).collect::<Vec<_>>(),
-            "unknown_tensors": unknown, "adapters": verdicts.iter().map(Verdict::json).collect::<Vec<_>>(),
-        });
-        println!("{json}");
-        return Ok(());
+            "least_budget_bytes": needs.least_budget(), "cache_bytes_a_row": self.cache_bytes_per_row(),
+            "kinds": kinds.iter().map(kind).collect::<Vec<_>>(), "unknown_tensors": unknown,
+            "adapters": verdicts.iter().map(|(_, verdict)| verdict.json()).collect::<Vec<_>>(),
+        })
     }
-    if let Some(v) = &config.vision {
+
+    fn print_model(&self) {
+        let text = &self.config.text;
+        if let Some(v) = &self.config.vision {
+            println!(
+                "InternViT    {} layers, width {}, {} heads, MLP {}, pictures of {} px in patches of {}",
+                v.num_hidden_layers,
+                v.hidden_size,
+                v.num_attention_heads,
+                v.intermediate_size,
+                v.image_size,
+                v.patch_size
+            );
+        }
         println!(
-            "InternViT    {} layers, width {}, {} heads, MLP {}, pictures of {} px in patches of {}",
-            v.num_hidden_layers, v.hidden_size, v.num_attention_heads, v.intermediate_size, v.image_size, v.patch_size
+            "decoder      {} layers, width {}, {} heads ({} for keys), MLP {}, vocabulary {}, at most {} positions",
+            text.num_hidden_layers,
+            text.hidden_size,
+            text.num_attention_heads,
+            text.num_key_value_heads,
+            text.intermediate_size,
+            text.vocab_size,
+            text.max_position_embeddings
         );
+        if text.cross_attention {
+            println!(
+                "             cross-attention in every {}. layer from {} query tokens",
+                text.cross_attention_frequency, text.num_query_token
+            );
+        }
+        for (kind, (tensors, bytes)) in &self.kinds {
+            println!("tensors      {tensors} of {kind}, {}", size(*bytes));
+        }
+        if !self.unknown.is_empty() {
+            println!("not used     {} tensor(s): {}", self.unknown.len(), self.unknown.join(", "));
+        }
     }
-    println!(
-        "decoder      {} layers, width {}, {} heads ({} for keys), MLP {}, vocabulary {}, at most {} positions",
-        text.num_hidden_layers,
-        text.hidden_size,
-        text.num_attention_heads,
-        text.num_key_value_heads,
-        text.intermediate_size,
-        text.vocab_size,
-        text.max_position_embeddings
-    );
-    if text.cross_attention {
-        println!(
-            "             cross-attention in every {}. layer from {} query tokens",
-            text.cross_attention_frequency, text.num_query_token
-        );
+
+    fn print_memory(&self) {
+        let Facts { needs, stays, .. } = self;
+        println!("\nGPU memory");
+        let line = |name: &str, bytes: u64| println!("  {name:48} {:>12}", size(bytes));
+        for (name, bytes) in &needs.parts {
+            line(name, *bytes);
+        }
+        line("weights together", needs.weights());
+        for (name, phase) in self.phases().iter().filter(|(_, phase)| phase.activations > 0) {
+            line(&format!("besides weights, {name}"), phase.activations);
+        }
+        line("besides weights, QLLaMA", needs.decoder_activations);
+        line("  of these, keys and values a row", self.cache_bytes_per_row());
+        println!("\nplan{}", streamed(*stays));
+        line("weights that stay", needs.resident(*stays));
+        line("at most, for a caption by 5 beams", needs.peak(*stays));
+        line("least --memory-budget", needs.least_budget());
+        println!("\nadapters");
+        for (name, verdict) in &self.verdicts {
+            println!("  {name}; fits: {}", verdict.words());
+        }
     }
-    for (kind, (tensors, bytes)) in &kinds {
-        println!("tensors      {tensors} of {kind}, {}", size(*bytes));
-    }
-    if !unknown.is_empty() {
-        println!("not used     {} tensor(s): {}", unknown.len(), unknown.join(", "));
-    }
-    println!("\nGPU memory");
-    let line = |name: &str, bytes: u64| println!("  {name:48} {:>12}", size(bytes));
-    for (name, bytes) in &needs.parts {
-        line(name, *bytes);
-    }
-    line("weights together", needs.weights());
-    for (name, phase) in phases.iter().filter(|(_, phase)| phase.activations > 0) {
-        line(&format!("besides weights, {name}"), phase.activations);
-    }
-    line("besides weights, QLLaMA", needs.decoder_activations);
-    line("  of these, keys and values a row", cache(1));
-    println!("\nplan{}", streamed(stays));
-    line("weights that stay", needs.resident(stays));
-    line("at most, for a caption by 5 beams", needs.peak(stays));
-    line("least --memory-budget", needs.least_budget());
-    println!("\nadapters");
-    for (name, verdict) in described.iter().zip(&verdicts) {
-        println!("  {name}; fits: {}", verdict.words());
-    }
-    Ok(())
 }
 
 /// A size in words.

@@ -238,7 +238,7 @@ impl Network {
     pub async fn embed_images_c(&self, vision: &Vision) -> Result<Vec<f32>> {
         let mut r = Recording::new();
         let out = self.record_c(&mut r, vision)?;
-        self.play_and_read(r, out).await
+        self.play_and_read(r, out, "image embeddings").await
     }
 
     /// Image embeddings with QLLaMA's query tokens (InternVL-G), not normalised: [images, clip_embed_dim]. `crossed` is
@@ -261,7 +261,7 @@ impl Network {
         let out = normalize(&mut r, c);
         let g = normalize(&mut r, pooled);
         add_rows(&mut r, out, Rows::all(out), g);
-        self.play_and_read(r, out).await
+        self.play_and_read(r, out, "image embeddings").await
     }
 
     fn record_c(&self, r: &mut Recording, vision: &Vision) -> Result<Tensor> {
@@ -270,12 +270,17 @@ impl Network {
         Ok(projector.record(r, vision.states, vision.images))
     }
 
-    /// Plays a recording and brings one of its scratch tensors back.
-    async fn play_and_read(&self, mut r: Recording, out: Tensor) -> Result<Vec<f32>> {
+    /// Plays a recording and brings one of its scratch tensors back, `what` for messages.
+    ///
+    /// # Errors
+    /// `E_NONFINITE` where the device computed no numbers; its own.
+    async fn play_and_read(&self, mut r: Recording, out: Tensor, what: &str) -> Result<Vec<f32>> {
         let mut pool = self.device.pool();
         let out = pool.keep(&mut r, out)?;
         self.device.play(&r)?;
-        self.device.read_f32(out).await
+        let values = self.device.read_f32(out).await?;
+        check_finite(what, &values)?;
+        Ok(values)
     }
 
     /// Text embeddings, not normalised: [texts, clip_embed_dim]. `ids` is [texts, rows]: with BOS and EOS, padded on
@@ -301,10 +306,13 @@ impl Network {
         let last = pool.u32(&[texts], &last)?;
         let hidden = gather_rows(&mut r, passed.last_hidden_state, last);
         let out = linear(&mut r, hidden, projection, Epilogue::default());
-        self.play_and_read(r, out).await
+        self.play_and_read(r, out, "text embeddings").await
     }
 
     /// `logits_per_image = exp(logit_scale) * normalise(image) @ normalise(text)^T`: [images, texts].
+    ///
+    /// # Errors
+    /// `E_STATE` when the checkpoint lacks the heads, `E_NONFINITE`.
     pub fn logits_per_image(&self, images: &[f32], texts: &[f32]) -> Result<Vec<f32>> {
         let heads = self.part(&self.nets.heads, "the CLIP heads")?;
         let width = self.config.clip.as_ref().map_or(1, |c| c.clip_embed_dim);
@@ -318,11 +326,14 @@ impl Network {
             let image = unit(image);
             texts.iter().map(|t| scale * image.iter().zip(t).map(|(a, b)| a * b).sum::<f32>()).collect::<Vec<_>>()
         };
-        Ok(images.chunks(width).flat_map(row).collect())
+        let logits: Vec<f32> = images.chunks(width).flat_map(row).collect();
+        // An embedding of zeros has no direction.
+        check_finite("logits per image", &logits)?;
+        Ok(logits)
     }
 
     /// Image-text matching: `[images, texts, 2]` logits, the second for "they match". `ids` as in
-    /// [`Model::embed_text`]. Every text is compared with every picture.
+    /// [`Network::embed_text`]. Every text is compared with every picture.
     pub async fn itm(&self, crossed: &[&Crossed], ids: &[u32], texts: usize) -> Result<Vec<f32>> {
         let heads = self.part(&self.nets.heads, "the CLIP heads")?;
         let head = self.part(&heads.itm, "itm_head")?;
@@ -352,7 +363,7 @@ impl Network {
             let from = Rows { batch: texts, rows: queries, stride: rows, first: 0 };
             copy_rows(&mut r, passed.last_hidden_state, from, of_queries, Rows::all(of_queries));
             let out = head.record(&mut r, of_queries, texts);
-            logits.extend(self.play_and_read(r, out).await?);
+            logits.extend(self.play_and_read(r, out, "matching logits").await?);
         }
         Ok(logits)
     }
