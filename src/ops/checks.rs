@@ -18,9 +18,10 @@ use crate::device::Device;
 use crate::device::recording::PipelineKey;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::{Access, Binding, Field};
+use crate::ops::KERNELS;
 use crate::ops::examples::{Examples, Fill};
+use crate::ops::kernel::GRID_X;
 use crate::ops::testing::Random;
-use crate::ops::{GRID_X, KERNELS};
 
 const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_INVOCATIONS: u32 = 256;

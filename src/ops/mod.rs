@@ -5,6 +5,7 @@ pub mod cache;
 #[cfg(test)]
 mod checks;
 pub mod examples;
+mod kernel;
 pub mod linear;
 pub mod logits;
 pub mod norms;
@@ -13,14 +14,11 @@ pub mod roof;
 pub mod rows;
 pub mod vision;
 
-use crate::device::recording::Call;
-use crate::device::tensor::Tensor;
-use crate::device::wgsl::Access;
-use crate::ops::examples::Op;
-use crate::weights::layout::{Format, StoredRows};
+pub use rows::selection::Rows;
 
-/// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
-pub(crate) const LANES: u32 = 64;
+use crate::ops::examples::Op;
+
+pub(crate) use kernel::{LANES, grid, kernel, read, unpack_row_of, write};
 
 /// Every kernel, under the op that chooses it: what tests walk, and whatever else needs all of them.
 pub static KERNELS: &[&Op] = &[
@@ -51,83 +49,6 @@ pub static KERNELS: &[&Op] = &[
     &vision::patches::OP,
     &vision::vision_embed::OP,
 ];
-
-/// The kernel of `shaders/FOLDER/NAME.wgsl`, with the type of its parameters and its reference.
-macro_rules! kernel {
-    ($folder:literal, $name:literal, $params:ty, $reference:expr) => {
-        $crate::device::recording::Kernel {
-            name: $name,
-            source: include_str!(concat!("../../../shaders/", $folder, "/", $name, ".wgsl")),
-            parts: $crate::ops::parts::PARTS,
-            params: <$params as $crate::device::wgsl::Uniform>::FIELDS,
-            reference: $reference,
-        }
-    };
-}
-pub(crate) use kernel;
-
-/// An operand that is only read.
-pub(crate) fn read(tensor: Tensor) -> (Tensor, Access) {
-    (tensor, Access::Read)
-}
-
-/// An operand that is written.
-pub(crate) fn write(tensor: Tensor) -> (Tensor, Access) {
-    (tensor, Access::Write)
-}
-
-/// A grid of at least `count` workgroups within 65535 a dimension. Shaders get the workgroup's number as
-/// `id.x + id.y * GRID_X` and return when it is `count` or more.
-pub(crate) fn grid(count: usize) -> [u32; 3] {
-    [count.clamp(1, GRID_X as usize) as u32, count.div_ceil(GRID_X as usize).max(1) as u32, 1]
-}
-
-/// Width of the grids that [`grid`] makes; `shaders/shared/grid.wgsl` has the same number.
-pub(crate) const GRID_X: u32 = 32768;
-
-/// Row `row` of the matrix that a kernel reads, as f32: its words, scales and offsets are operands 2, 3 and 4, and
-/// `group` elements of a row share a scale.
-pub(crate) fn unpack_row_of(call: &Call, group: u32, row: usize, out: &mut [f32]) {
-    let format = match call.constant("FORMAT") {
-        0 => Format::F32,
-        1 => Format::F16,
-        2 => Format::BF16,
-        bits => Format::Int { bits, group: group as usize },
-    };
-    let (words, scales, offsets) = (call.u32(2), call.u32(3), call.f32(4));
-    let scales = matches!(format, Format::Int { .. }).then(|| (&scales[..], call.tensor(3).dtype));
-    let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
-    let (storage, cols) = (call.tensor(2).storage, out.len());
-    StoredRows { storage, cols, format, words: &words, scales, offsets }.unpack(row, out);
-}
-
-/// Rows of an activation [batch * stride, width] that an op takes: the first `rows` of each of `batch` sequences
-/// of `stride` rows. Compact row `r` is row `r / rows * stride + first + r % rows` of the tensor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Rows {
-    pub batch: usize,
-    pub rows: usize,
-    pub stride: usize,
-    pub first: usize,
-}
-
-impl Rows {
-    /// All rows of a tensor, in order.
-    pub fn all(tensor: Tensor) -> Rows {
-        let rows = tensor.rows();
-        Rows { batch: 1, rows, stride: rows, first: 0 }
-    }
-
-    /// Number of rows.
-    pub fn count(self) -> usize {
-        self.batch * self.rows
-    }
-
-    /// Index in the tensor of compact row `r`.
-    pub fn index(rows: u32, stride: u32, first: u32, r: usize) -> usize {
-        r / rows as usize * stride as usize + first as usize + r % rows as usize
-    }
-}
 
 /// Playing one recording on the CPU executor and on a GPU, and comparing what comes out.
 #[cfg(test)]

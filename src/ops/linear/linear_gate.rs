@@ -4,9 +4,9 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Storage;
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
+use crate::ops::linear::layer::{Epilogue, Tile, dot, linear};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};
-use crate::ops::linear::{Epilogue, Tile, dot, linear};
 use crate::ops::{kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
 

@@ -5,3 +5,4 @@ pub mod copy_rows;
 pub mod embed;
 pub mod gather_rows;
 pub mod mean_rows;
+pub mod selection;
