@@ -144,17 +144,10 @@ async fn layer_seconds(device: &Device, format: Format, dtype: DType, rows: usiz
         decode_dispatches: Default::default(),
     };
     let cached = Cached::new(&mut pool, heads, dtype, rows)?;
-    let pass = Pass {
-        embeddings: pool.f32(&[1, hidden], &floats(hidden))?,
-        batch: 1,
-        rows: 1,
-        positions: pool.u32(&[1], &[rows as u32])?,
-        slots: pool.u32(&[1], &[rows as u32])?,
-        caches: &[cached.cache],
-        keys: cached.keys(),
-        mask: Mask::Causal { attention_mask: None, zero_queries: 0 },
-        cross: None,
-    };
+    let x = pool.f32(&[1, hidden], &floats(hidden))?;
+    let last = pool.u32(&[1], &[rows as u32])?;
+    let caches = [cached.cache];
+    let pass = Pass::step(x, last, last, &caches, cached.keys(), None);
     let mut r = Recording::new();
     let passed = model.record(&mut r, &pass, &Observed::default());
     let out = pool.keep(&mut r, passed.last_hidden_state)?;

@@ -50,7 +50,7 @@
 //! | `nets` | InternViT, QLLaMA, the CLIP heads: the formulas | |
 //! | `generate` | options, prompts, steps, beam search | |
 //! | `model` | what users meet | |
-//! | `quantize` | checkpoints with smaller weights | `std::fs` in `quantize` |
+//! | `quantize` | checkpoints with smaller weights | |
 //! | `web` | the edge to JavaScript | `wasm_bindgen` in `web`, `web_sys` in `web`, `js_sys` in `web` |
 
 mod device;

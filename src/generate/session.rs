@@ -329,17 +329,10 @@ impl State {
             false => None,
         };
         let mut r = Recording::new();
-        let pass = Pass {
-            embeddings: prompt.embeddings,
-            batch,
-            rows: prompt_rows,
-            positions: pool.u32(&[all], &prompt.positions())?,
-            slots: pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?,
-            caches,
-            keys: Keys::Rows { count: prompt_rows, batches: batch },
-            mask: Mask::Causal { attention_mask: mask, zero_queries: prompt.zero_queries },
-            cross: prompt.cross,
-        };
+        let positions = pool.u32(&[all], &prompt.positions())?;
+        let slots = pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?;
+        let mask = Mask::Causal { attention_mask: mask, zero_queries: prompt.zero_queries };
+        let pass = Pass::prefill(prompt.embeddings, batch, positions, slots, caches, mask, prompt.cross);
         let passed = model.record(&mut r, &pass, &Observed::default());
         let last: Vec<u32> = (0..batch).map(|b| ((b + 1) * prompt_rows - 1) as u32).collect();
         let last = pool.u32(&[batch], &last)?;
@@ -380,17 +373,8 @@ impl State {
         }
         let x = r.scratch_f32(&[self.rows, model.config.hidden_size]);
         embed(&mut r, &model.embed_tokens, self.tokens, x, Rows::all(x));
-        let pass = Pass {
-            embeddings: x,
-            batch: self.rows,
-            rows: 1,
-            positions: self.positions,
-            slots: self.slots,
-            caches,
-            keys: Keys::Cached { table: self.table, past: self.past },
-            mask: Mask::Causal { attention_mask: mask, zero_queries: 0 },
-            cross: None,
-        };
+        let keys = Keys::Cached { table: self.table, past: self.past };
+        let pass = Pass::step(x, self.positions, self.slots, caches, keys, mask);
         let passed = model.record(&mut r, &pass, &Observed::default());
         let logits = model.logits(&mut r, passed.last_hidden_state);
         advance(&mut r, self.table, self.past, self.positions, self.slots);

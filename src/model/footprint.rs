@@ -316,23 +316,17 @@ impl Activations {
         let caches = vec![KvCache { k: cache, v: cache }; text.num_hidden_layers];
         let table = u32(&[PLANNED_BEAMS, prompt + PLANNED_NEW]);
         let mut passes = 0;
-        for (batch, rows, keys, cross) in [
-            (1, prompt, Keys::Rows { count: prompt, batches: 1 }, (queries <= prompt).then_some(&crossed)),
-            (PLANNED_BEAMS, 1, Keys::Cached { table, past: u32(&[1]) }, None),
-        ] {
+        for is_prefill in [true, false] {
+            let rows = if is_prefill { prompt } else { PLANNED_BEAMS };
             let mut r = Recording::new();
-            let x = r.scratch_f32(&[batch * rows, text.hidden_size]);
-            embed(&mut r, &decoder.embed_tokens, u32(&[batch * rows]), x, Rows::all(x));
-            let pass = Pass {
-                embeddings: x,
-                batch,
-                rows,
-                positions: u32(&[batch * rows]),
-                slots: u32(&[batch * rows]),
-                caches: &caches,
-                keys,
-                mask: Mask::Causal { attention_mask: None, zero_queries: 0 },
-                cross,
+            let x = r.scratch_f32(&[rows, text.hidden_size]);
+            let each = u32(&[rows]);
+            embed(&mut r, &decoder.embed_tokens, each, x, Rows::all(x));
+            let pass = if is_prefill {
+                let mask = Mask::Causal { attention_mask: None, zero_queries: 0 };
+                Pass::prefill(x, 1, each, each, &caches, mask, (queries <= prompt).then_some(&crossed))
+            } else {
+                Pass::step(x, each, each, &caches, Keys::Cached { table, past: u32(&[1]) }, None)
             };
             decoder.record(&mut r, &pass, &Observed::default());
             // The logits of each beam, and what beam search makes of them.

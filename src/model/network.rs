@@ -15,7 +15,7 @@ use crate::model::footprint::{Footprint, Nets};
 use crate::nets::decoder::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Qllama};
 use crate::nets::intern_vit::Layer;
 use crate::ops::Rows;
-use crate::ops::attention::{Keys, Mask};
+use crate::ops::attention::Mask;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::linear::{Epilogue, linear};
 use crate::ops::norms::normalize::normalize;
@@ -382,17 +382,8 @@ impl Network {
         let caches: Vec<_> = decoder.layers.iter().map(|_| KvCache { k: scratch(), v: scratch() }).collect();
         let positions: Vec<u32> = (0..batch).flat_map(|_| 0..rows as u32).collect();
         let slots: Vec<u32> = (0..(batch * rows) as u32).collect();
-        let pass = Pass {
-            embeddings: x,
-            batch,
-            rows,
-            positions: pool.u32(&[batch * rows], &positions)?,
-            slots: pool.u32(&[batch * rows], &slots)?,
-            caches: &caches,
-            keys: Keys::Rows { count: rows, batches: batch },
-            mask,
-            cross,
-        };
+        let (positions, slots) = (pool.u32(&[batch * rows], &positions)?, pool.u32(&[batch * rows], &slots)?);
+        let pass = Pass::prefill(x, batch, positions, slots, &caches, mask, cross);
         Ok(decoder.record(r, &pass, &Observed::default()))
     }
 
