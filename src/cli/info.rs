@@ -92,7 +92,7 @@ struct Facts<'a> {
     config: &'a Config,
     /// A type of tensors, how many there are, and their bytes.
     kinds: BTreeMap<String, (usize, u64)>,
-    unknown: Vec<String>,
+    unknown: Vec<&'a str>,
     needs: Footprint,
     stays: Residency,
     /// Adapters, each in words and with what it makes of the checkpoint.
