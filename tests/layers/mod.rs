@@ -78,7 +78,11 @@ impl Tree {
     /// Of files, by their path in the repository, below `root`.
     fn new(root: &'static str, texts: impl IntoIterator<Item = (String, String)>) -> Tree {
         let (mut files, mut modules) = (BTreeMap::new(), BTreeMap::new());
-        for (file, text) in texts {
+        let texts: Vec<(String, String)> = texts.into_iter().collect();
+        let of_tests: Vec<Vec<String>> =
+            texts.iter().flat_map(|(file, text)| modules_of_tests(root, file, text)).collect();
+        let counts = |file: &str| !of_tests.iter().any(|module| module_of(root, file).starts_with(module));
+        for (file, text) in texts.into_iter().filter(|(file, _)| counts(file)) {
             modules.insert(module_of(root, &file), file.clone());
             files.insert(file.clone(), Imports::read(&text).unwrap_or_else(|e| panic!("{file}: {e}")));
         }
@@ -258,6 +262,14 @@ fn module_of(root: &str, file: &str) -> Vec<String> {
     names
 }
 
+/// The modules in files of their own that a file has for its tests alone: `#[cfg(test)] mod name;`.
+fn modules_of_tests(root: &str, file: &str, text: &str) -> Vec<Vec<String>> {
+    let after = text.split("#[cfg(test)]").skip(1).map(str::trim_start);
+    let name = |rest: &str| rest.strip_prefix("mod ")?.split_once(';').map(|(name, _)| name.trim().to_string());
+    let plain = |name: &String| name.chars().all(|c| c.is_alphanumeric() || c == '_');
+    after.filter_map(name).filter(plain).map(|name| [module_of(root, file), vec![name]].concat()).collect()
+}
+
 /// Rust files below a folder with their text, but for those below `without`.
 fn sources(folder: &str, without: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
@@ -425,6 +437,9 @@ mod checks {
         for text in fine {
             assert_eq!(tree(&[("src/error.rs", text)]).faults(&map()), [""; 0], "{text}");
         }
+        let of_tests = [("src/error.rs", "#[cfg(test)]\nmod checks;"), ("src/error/checks.rs", "use crate::ops;")];
+        assert_eq!(tree(&of_tests).faults(&map()), [""; 0]);
+        expect(&["runs back"], &[("src/error.rs", "mod checks;"), ("src/error/checks.rs", "use crate::ops::add;")]);
         let counted = "#[cfg(not(test))]\nuse crate::device::Tensor;";
         expect(&["runs back"], &[("src/error.rs", counted)]);
         assert!(Imports::read("fn f( {").is_err());
