@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::common::engine::{Array, NamedTensor, TensorType, read_tensor_file, write_tensors};
-use crate::common::{Checks, Expected, Temp, close, picture, printed, repository};
+use crate::common::{Checks, Expected, Temp, close, picture, printed, program, repository};
 use serde_json::Value;
 
 const LIMIT: f64 = 1e-9;
@@ -213,4 +213,35 @@ fn generate_streams_and_samples() {
     assert_eq!(drawn("1"), drawn("1"));
     assert_ne!(drawn("1"), drawn("2"));
     assert_eq!(drawn("1").lines().count(), 4);
+}
+
+/// Standard output that cannot be written is told of; one that nobody reads ends the program quietly.
+#[cfg(target_os = "linux")]
+#[test]
+fn standard_output_that_fails() {
+    let picture = picture();
+    let commands: [&[&str]; 8] = [
+        &["--help"],
+        &["--list-adapters"],
+        &["tokenize", "cat"],
+        &["info", "--json"],
+        &["caption", &picture],
+        &["caption", "--json", &picture],
+        &["match", "--image", &picture, "--text", "cat"],
+        &["generate", "--prompt", "a", "--stream", "--max-new-tokens", "3"],
+    ];
+    for args in commands {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = program(args).stdout(full).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        assert!(message.contains("No space left") && message.contains("[E_IO]"), "{args:?}: {message}");
+
+        let (read, write) = std::io::pipe().unwrap();
+        drop(read);
+        let output = program(args).stdout(write).output().unwrap();
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(141), "{args:?}: {message}");
+        assert!(!message.contains("qllama:") && !message.contains("panicked"), "{args:?}: {message}");
+    }
 }

@@ -10,6 +10,7 @@ use qllama::{Array, CAPTION_PROMPT, Device, GenerateInputs, GenerateOptions, KvC
 
 use crate::common::Common;
 use crate::info::size;
+use crate::out::say;
 
 /// Measure prefill, decode and time to the first token, beside what the adapter can do at best.
 #[derive(clap::Args)]
@@ -107,19 +108,19 @@ async fn measure(args: Args, started: Instant) -> Result<()> {
         "decode_share_of_read_roof": read / roofs.0, "prefill_share_of_arithmetic_roof": fma / roofs.1,
     });
     if args.common.json {
-        println!("{json}");
+        say!("{json}");
         return Ok(());
     }
-    println!("adapter              {} ({})", info.name, info.backend);
-    println!("from process start   {loaded:.2} s to the model ready, {first_word:.2} s to the first token");
-    println!("vision               {vision:.3} s a picture");
-    println!("prefill              {prefill_rate:.1} rows/s ({rows} rows)");
-    println!("decode               {decode_rate:.1} tokens/s");
-    println!("time to first token  {:.3} s (vision and prefill, model ready)", vision + prefill);
-    println!("a token              {} dispatches, {} of weights read", rounds[0].dispatches, size(weights.bytes));
-    println!("GPU memory           {} held, {} at most", size(held), size(peak));
-    println!("roof, reading        {}/s; decode reads at {:.1} % of it", size(roofs.0 as u64), 100.0 * read / roofs.0);
-    println!(
+    say!("adapter              {} ({})", info.name, info.backend);
+    say!("from process start   {loaded:.2} s to the model ready, {first_word:.2} s to the first token");
+    say!("vision               {vision:.3} s a picture");
+    say!("prefill              {prefill_rate:.1} rows/s ({rows} rows)");
+    say!("decode               {decode_rate:.1} tokens/s");
+    say!("time to first token  {:.3} s (vision and prefill, model ready)", vision + prefill);
+    say!("a token              {} dispatches, {} of weights read", rounds[0].dispatches, size(weights.bytes));
+    say!("GPU memory           {} held, {} at most", size(held), size(peak));
+    say!("roof, reading        {}/s; decode reads at {:.1} % of it", size(roofs.0 as u64), 100.0 * read / roofs.0);
+    say!(
         "roof, arithmetic     {:.2} G multiply-adds/s; prefill runs at {:.1} % of it",
         roofs.1 / 1e9,
         100.0 * fma / roofs.1

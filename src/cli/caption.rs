@@ -1,6 +1,5 @@
 //! `qllama caption`.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -8,6 +7,7 @@ use qllama::{CAPTION_PROMPT, Error, GenerateInputs, Generation, Result};
 
 use crate::common::{Common, Pictures, prompt_ids};
 use crate::generation::GenerationArgs;
+use crate::out::{self, say};
 
 /// Say what is in pictures.
 ///
@@ -48,32 +48,30 @@ pub fn run(args: Args) -> Result<()> {
     for picture in pictures.iter() {
         let (name, pixels) = picture?;
         inputs.pixel_values = Some(pixels);
-        let mut out = std::io::stdout().lock();
         if live && args.images.len() > 1 {
-            let _ = write!(out, "{name}: ");
+            out::piece(&format!("{name}: "));
         }
         let found = model.generate_from(&inputs, &options, &mut |piece| {
             if live {
-                let _ = write!(out, "{}", piece.text);
-                let _ = out.flush();
+                out::piece(piece.text);
             }
             ControlFlow::Continue(())
         })?;
-        print(&args, &name, &found[0], live, &mut out);
+        print(&args, &name, &found[0], live);
     }
     Ok(())
 }
 
-fn print(args: &Args, name: &str, caption: &Generation, live: bool, out: &mut impl Write) {
+fn print(args: &Args, name: &str, caption: &Generation, live: bool) {
     let Generation { text, ids, .. } = caption;
     let text = text.as_deref().unwrap_or_default();
-    let _ = if args.common.json {
-        writeln!(out, "{}", serde_json::json!({ "image": name, "text": text, "ids": ids }))
+    if args.common.json {
+        say!("{}", serde_json::json!({ "image": name, "text": text, "ids": ids }));
     } else if live {
-        writeln!(out)
+        say!();
     } else if args.images.len() > 1 {
-        writeln!(out, "{name}: {text}")
+        say!("{name}: {text}");
     } else {
-        writeln!(out, "{text}")
-    };
+        say!("{text}");
+    }
 }

@@ -2,12 +2,14 @@
 
 use qllama::{Adapter, DeviceInfo, Result, adapters};
 
+use crate::out::say;
+
 /// Prints the adapters, numbered as `--adapter` takes them.
 pub fn list() -> Result<()> {
     for (index, info) in found().iter().enumerate() {
-        println!("{index}: {}", describe(info));
+        say!("{index}: {}", describe(info));
     }
-    println!("cpu: the CPU executor (slow; no GPU and no driver needed)");
+    say!("cpu: the CPU executor (slow; no GPU and no driver needed)");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use qllama::internals::{NamedTensor, write_tensors};
 use qllama::{Array, Error, ForwardInputs, ForwardOutputs, PastKeyValues, Result};
 
 use crate::common::Common;
+use crate::out::say;
 use crate::tensors::{TensorFile, check_outputs};
 
 const HELP: &str = "\
@@ -146,9 +147,9 @@ pub fn run(args: Args) -> Result<()> {
     write_tensors(&args.outputs, &tensors)?;
     for tensor in &tensors {
         if args.common.json {
-            println!("{}", serde_json::json!({ "tensor": tensor.name, "shape": tensor.shape }));
+            say!("{}", serde_json::json!({ "tensor": tensor.name, "shape": tensor.shape }));
         } else {
-            println!("{} {:?}", tensor.name, tensor.shape);
+            say!("{} {:?}", tensor.name, tensor.shape);
         }
     }
     Ok(())

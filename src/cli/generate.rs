@@ -1,6 +1,5 @@
 //! `qllama generate`.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -10,6 +9,7 @@ use qllama::{Error, GenerateInputs, GenerateOptions, Generation, Opened, Piece, 
 
 use crate::common::{Common, Pictures, prompt_ids};
 use crate::generation::GenerationArgs;
+use crate::out::{self, say};
 use crate::tensors::{TensorFile, check_outputs};
 
 const HELP: &str = "\
@@ -88,14 +88,11 @@ pub fn run(args: Args) -> Result<()> {
     let model = opened.load()?;
     let mut begun = false;
     let all = model.generate_from(&inputs, &options, &mut |piece| {
-        // Where nobody reads on there is nothing to go on for.
-        match print_piece(&args, model.tokenizer().is_ok(), piece, &mut begun) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
-        }
+        print_piece(&args, model.tokenizer().is_ok(), piece, &mut begun);
+        ControlFlow::Continue(())
     })?;
     if args.stream && !args.common.json {
-        println!();
+        say!();
     }
     if let Some(path) = &args.outputs {
         write_tensors(path, &tensors(&all))?;
@@ -162,24 +159,22 @@ fn complete(args: &Args, opened: &Opened<'_>, inputs: &mut GenerateInputs<'_>) -
 }
 
 /// Prints a token as it is made, where that was asked for.
-fn print_piece(args: &Args, has_text: bool, piece: Piece<'_>, begun: &mut bool) -> std::io::Result<()> {
+fn print_piece(args: &Args, has_text: bool, piece: Piece<'_>, begun: &mut bool) {
     if !args.stream {
-        return Ok(());
+        return;
     }
-    let mut out = std::io::stdout().lock();
     let Piece { sequence, text, id } = piece;
     match id {
         Some(id) if args.common.json => {
             let text = has_text.then_some(text);
-            writeln!(out, "{}", serde_json::json!({ "sequence": sequence, "id": id, "text": text }))?;
+            say!("{}", serde_json::json!({ "sequence": sequence, "id": id, "text": text }));
         }
         // The last object has the whole text.
         None if args.common.json => {}
-        Some(id) if !has_text => write!(out, "{}{id}", if *begun { " " } else { "" })?,
-        _ => write!(out, "{text}")?,
+        Some(id) if !has_text => out::piece(&format!("{}{id}", if *begun { " " } else { "" })),
+        _ => out::piece(text),
     }
     *begun = true;
-    out.flush()
 }
 
 /// `sequences` I64 [sequences, longest], padded with 0 behind, and `scores` F32 [sequences].
@@ -197,10 +192,10 @@ fn tensors(all: &[Generation]) -> [NamedTensor; 2] {
 fn print(args: &Args, all: &[Generation]) {
     for Generation { text, ids, score, .. } in all {
         if args.common.json {
-            println!("{}", serde_json::json!({ "text": text, "ids": ids, "score": score }));
+            say!("{}", serde_json::json!({ "text": text, "ids": ids, "score": score }));
         } else if !args.stream {
             let numbers = || ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
-            println!("{}", text.clone().unwrap_or_else(numbers));
+            say!("{}", text.clone().unwrap_or_else(numbers));
         }
     }
 }

@@ -8,6 +8,7 @@ use qllama::{Adapter, Config, Device, DeviceInfo, Result};
 
 use crate::common::Common;
 use crate::device::{adapter, describe, found};
+use crate::out::say;
 
 /// Show a checkpoint's sizes, the memory that it needs, and whether it fits this machine's adapters.
 #[derive(clap::Args)]
@@ -127,7 +128,7 @@ pub fn run(args: Args) -> Result<()> {
     let stays = needs.fit(&device, budget).unwrap_or(Residency::ALL);
     let facts = Facts { config: opened.config(), kinds, unknown, needs, stays, verdicts };
     if args.common.json {
-        println!("{}", facts.json());
+        say!("{}", facts.json());
     } else {
         facts.print_model();
         facts.print_memory();
@@ -169,7 +170,7 @@ impl Facts<'_> {
     fn print_model(&self) {
         let text = &self.config.text;
         if let Some(v) = &self.config.vision {
-            println!(
+            say!(
                 "InternViT    {} layers, width {}, {} heads, MLP {}, pictures of {} px in patches of {}",
                 v.num_hidden_layers,
                 v.hidden_size,
@@ -179,7 +180,7 @@ impl Facts<'_> {
                 v.patch_size
             );
         }
-        println!(
+        say!(
             "decoder      {} layers, width {}, {} heads ({} for keys), MLP {}, vocabulary {}, at most {} positions",
             text.num_hidden_layers,
             text.hidden_size,
@@ -190,23 +191,24 @@ impl Facts<'_> {
             text.max_position_embeddings
         );
         if text.cross_attention {
-            println!(
+            say!(
                 "             cross-attention in every {}. layer from {} query tokens",
-                text.cross_attention_frequency, text.num_query_token
+                text.cross_attention_frequency,
+                text.num_query_token
             );
         }
         for (kind, (tensors, bytes)) in &self.kinds {
-            println!("tensors      {tensors} of {kind}, {}", size(*bytes));
+            say!("tensors      {tensors} of {kind}, {}", size(*bytes));
         }
         if !self.unknown.is_empty() {
-            println!("not used     {} tensor(s): {}", self.unknown.len(), self.unknown.join(", "));
+            say!("not used     {} tensor(s): {}", self.unknown.len(), self.unknown.join(", "));
         }
     }
 
     fn print_memory(&self) {
         let Facts { needs, stays, .. } = self;
-        println!("\nGPU memory");
-        let line = |name: &str, bytes: u64| println!("  {name:48} {:>12}", size(bytes));
+        say!("\nGPU memory");
+        let line = |name: &str, bytes: u64| say!("  {name:48} {:>12}", size(bytes));
         for (name, bytes) in &needs.parts {
             line(name, *bytes);
         }
@@ -216,13 +218,13 @@ impl Facts<'_> {
         }
         line("besides weights, QLLaMA", needs.decoder_activations);
         line("  of these, keys and values a row", self.cache_bytes_per_row());
-        println!("\nplan{}", streamed(*stays));
+        say!("\nplan{}", streamed(*stays));
         line("weights that stay", needs.resident(*stays));
         line("at most, for a caption by 5 beams", needs.peak(*stays));
         line("least --memory-budget", needs.least_budget());
-        println!("\nadapters");
+        say!("\nadapters");
         for (name, verdict) in &self.verdicts {
-            println!("  {name}; fits: {}", verdict.words());
+            say!("  {name}; fits: {}", verdict.words());
         }
     }
 }

@@ -10,6 +10,7 @@ mod generate;
 mod generation;
 mod info;
 mod match_texts;
+mod out;
 mod quantize;
 mod tensors;
 mod tokenize;
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to standard output and are no failure.
-            let _ = error.print();
+            out::checked(error.print());
             return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use qllama::{Mode, Result};
 
 use crate::common::{Common, Pictures};
+use crate::out::say;
 
 /// Compare pictures with texts: a table of probabilities, a row a picture, that sums to 1 over the texts.
 #[derive(clap::Args)]
@@ -59,7 +60,7 @@ pub fn run(args: Args) -> Result<()> {
         let (name, pixels) = picture?;
         let probabilities = matcher.row_of_pixels(&pixels)?;
         if args.common.json {
-            println!("{}", serde_json::json!({ "image": name, "texts": args.texts, "probabilities": probabilities }));
+            say!("{}", serde_json::json!({ "image": name, "texts": args.texts, "probabilities": probabilities }));
         }
         rows.push((name, probabilities));
     }
@@ -73,10 +74,10 @@ fn print_table(texts: &[String], rows: &[(String, Vec<f32>)]) {
     let first = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let width = |text: &str| text.chars().count().max(6);
     let head: String = texts.iter().map(|t| format!("  {t:>w$}", w = width(t))).collect();
-    println!("{:first$}{head}", "");
+    say!("{:first$}{head}", "");
     for (name, probabilities) in rows {
         let cells: String =
             probabilities.iter().zip(texts).map(|(p, t)| format!("  {p:>w$.4}", w = width(t))).collect();
-        println!("{name:first$}{cells}");
+        say!("{name:first$}{cells}");
     }
 }

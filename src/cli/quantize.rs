@@ -8,6 +8,7 @@ use qllama::{Error, Result};
 
 use crate::common::progress_bar;
 use crate::info::size;
+use crate::out::say;
 
 /// Write a checkpoint with 4-bit or 8-bit weights (safetensors, compressed-tensors' pack-quantized layout).
 ///
@@ -50,7 +51,7 @@ pub fn run(args: Args) -> Result<()> {
     let source = Box::new(Folder::open(&args.source)?);
     let bar = progress_bar("quantizing");
     let print = |json: serde_json::Value, line: String| {
-        bar.suspend(|| if args.json { println!("{json}") } else { println!("{line}") });
+        bar.suspend(|| if args.json { say!("{json}") } else { say!("{line}") });
     };
     let done = block_on(quantize(source, &args.target, &options, &mut |event| match event {
         Event::Progress { bytes, total } => {
@@ -77,15 +78,11 @@ pub fn run(args: Args) -> Result<()> {
         let json = serde_json::json!({ "relative_error": done.relative_error(), "packed_tensors": done.packed.len(),
             "kept_tensors": done.kept.len(), "source_bytes": done.source_bytes, "written_bytes": done.written_bytes,
             "files": done.files });
-        println!("{json}");
+        say!("{json}");
     } else {
-        println!(
-            "{:9.3e}  all {} packed matrices (squared error over squares)",
-            done.relative_error(),
-            done.packed.len()
-        );
+        say!("{:9.3e}  all {} packed matrices (squared error over squares)", done.relative_error(), done.packed.len());
         let (before, after) = (size(done.source_bytes), size(done.written_bytes));
-        println!("{before} -> {after} in {} file(s)", done.files.len());
+        say!("{before} -> {after} in {} file(s)", done.files.len());
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use qllama::Result;
 
 use crate::common::Common;
+use crate::out::say;
 
 /// Show the ids, the pieces and the decoded text of texts; needs no weights.
 #[derive(clap::Args)]
@@ -21,11 +22,11 @@ pub fn run(args: Args) -> Result<()> {
         let pieces: Vec<String> = ids.iter().map(|&id| tokenizer.piece(id)).collect();
         let decoded = tokenizer.decode(&ids);
         if args.common.json {
-            println!("{}", serde_json::json!({ "ids": ids, "pieces": pieces, "text": decoded }));
+            say!("{}", serde_json::json!({ "ids": ids, "pieces": pieces, "text": decoded }));
         } else {
-            println!("ids     {}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
-            println!("pieces  {}", pieces.join(" "));
-            println!("text    {decoded}");
+            say!("ids     {}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
+            say!("pieces  {}", pieces.join(" "));
+            say!("text    {decoded}");
         }
     }
     Ok(())
