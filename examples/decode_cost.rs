@@ -6,8 +6,8 @@
 use std::time::Instant;
 
 use qllama::internals::{
-    Attention, DType, Format, Gpu, Heads, Keys, KvCache, Layer, Layout, Mask, Matrix, Observed, Part, Pass, Pool,
-    Qllama, Recording, RopeTables, Tensor, View, attention, candidates, write_rows,
+    Attention, DType, Format, Gpu, Heads, Keys, KvCache, Layer, Layout, Mask, Matrix, Observed, Part, Pass, Places,
+    Pool, Qllama, Recording, RopeTables, Tensor, View, attention, candidates, write_rows,
 };
 use qllama::{Config, Device, Error, Result};
 
@@ -143,17 +143,11 @@ async fn layer_seconds(device: &Device, format: Format, dtype: DType, rows: usiz
         rope: RopeTables::new(&mut pool, 10000.0, heads.head_dim, rows + 1)?,
     };
     let cached = Cached::new(&mut pool, heads, dtype, rows)?;
-    let pass = Pass {
-        embeddings: pool.f32(&[1, hidden], &floats(hidden))?,
-        batch: 1,
-        rows: 1,
-        positions: pool.u32(&[1], &[rows as u32])?,
-        slots: pool.u32(&[1], &[rows as u32])?,
-        caches: &[cached.cache],
-        keys: cached.keys(),
-        mask: Mask::Causal { attention_mask: None, zero_queries: 0 },
-        cross: None,
-    };
+    let x = pool.f32(&[1, hidden], &floats(hidden))?;
+    let last = pool.u32(&[1], &[rows as u32])?;
+    let places = Places { positions: last, slots: last, caches: &[cached.cache] };
+    let mask = Mask::Causal { attention_mask: None, zero_queries: 0 };
+    let pass = Pass::step(x, places, cached.table, cached.past, mask);
     let mut r = Recording::new();
     let passed = model.record(&mut r, &pass, &Observed::default());
     let out = pool.keep(&mut r, passed.last_hidden_state)?;

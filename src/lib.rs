@@ -51,7 +51,7 @@
 //! | `nets` | InternViT, QLLaMA, the CLIP heads: the formulas | |
 //! | `generate` | options, prompts, steps, beam search | |
 //! | `model` | what users meet | |
-//! | `quantize` | checkpoints with smaller weights | `std::fs` in `quantize` |
+//! | `quantize` | checkpoints with smaller weights | |
 //! | `web` | the edge to JavaScript | `wasm_bindgen` in `web`, `web_sys` in `web`, `js_sys` in `web` |
 
 mod device;
@@ -119,7 +119,7 @@ pub mod internals {
     pub use crate::model::nets::{CROSS, INTERN_VIT, Residency};
     pub use crate::model::network::{Crossed, Network, Vision};
     pub use crate::model::read_tokenizer;
-    pub use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Qllama};
+    pub use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Places, Qllama};
     pub use crate::ops::attention::heads::Heads;
     pub use crate::ops::attention::{Attention, Keys, Mask, View, attention};
     pub use crate::ops::cache::kv_cache::KvCache;

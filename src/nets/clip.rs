@@ -77,7 +77,7 @@ impl AttentionPool {
         let k = self.k.record(r, x);
         let v = self.v.record(r, x);
         let keys = Keys::Rows { count, batches: batch };
-        let scale = (heads.head_dim as f32).sqrt().recip();
+        let scale = heads.scale();
         let (q, k, v) = (View::all(q), View::all(k), View::all(v));
         let a = Attention { batch, rows: 1, heads, q, k, v, keys, mask: Mask::None, scale, probabilities: None };
         let pooled = attention_for(r, a, &self.proj);

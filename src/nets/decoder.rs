@@ -119,6 +119,14 @@ impl<'a> Pass<'a> {
     }
 }
 
+impl CrossStates {
+    /// Keys and values of layer `i`, which has cross-attention, and where each picture's are.
+    fn keys(&self, i: usize) -> (Tensor, Keys) {
+        let key_values = self.layers[i].expect("the layer's keys and values were recorded");
+        (key_values, Keys::Rows { count: self.rows, batches: self.images })
+    }
+}
+
 /// Where to put what a pass computes on its way; an empty list asks for none.
 #[derive(Default)]
 pub struct Observed {
@@ -201,67 +209,68 @@ impl Qllama {
 
     /// Records all layers and the final norm.
     pub fn record(&self, r: &mut Recording, pass: &Pass, observed: &Observed) -> Passed {
-        let heads = self.heads();
-        let eps = self.config.rms_norm_eps;
-        let scale = (heads.head_dim as f32).sqrt().recip();
         let mut x = pass.embeddings;
         let mut hidden_states = Vec::with_capacity(self.layers.len());
-        let mut crossed = 0;
+        let mut cross_attentions = observed.cross_attentions.iter().copied();
         for (i, layer) in self.layers.iter().enumerate() {
             hidden_states.push(x);
-            let cache = pass.caches[i];
-
-            let h = rms_norm_for(r, x, Rows::all(x), layer.input_layernorm, eps, &layer.qkv_proj);
-            let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
-            let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
-            let a = Attention {
-                batch: pass.batch,
-                rows: pass.rows,
-                heads,
-                q: View::all(q),
-                k: View::all(cache.k),
-                v: View::all(cache.v),
-                keys: pass.keys,
-                mask: pass.mask,
-                scale,
-                probabilities: observed.attentions.get(i).copied(),
-            };
-            let attended = attention_for(r, a, &layer.o_proj);
-            x = linear(r, attended, &layer.o_proj, Epilogue::residual(x));
-
-            if let (Some(cross), Some(states)) = (&layer.cross_attn, pass.cross) {
-                let probabilities = observed.cross_attentions.get(crossed).copied();
-                crossed += 1;
-                self.cross_attend(r, pass, cross, states, i, x, probabilities);
+            x = self.self_attention(r, pass, layer, pass.caches[i], x, observed.attentions.get(i).copied());
+            if let (Some(cross_attn), Some(states)) = (&layer.cross_attn, pass.cross) {
+                self.cross_attention(r, pass, cross_attn, states.keys(i), x, cross_attentions.next());
             }
-
-            let h = rms_norm_for(r, x, Rows::all(x), layer.post_attention_layernorm, eps, &layer.gate_up_proj);
-            let inner = linear_gate(r, h, &layer.gate_up_proj, &layer.down_proj);
-            x = linear(r, inner, &layer.down_proj, Epilogue::residual(x));
+            x = self.mlp(r, layer, x);
         }
-        let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, eps);
+        let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, self.config.rms_norm_eps);
         Passed { last_hidden_state, hidden_states }
     }
 
-    /// `x[:, :N] += o_proj(attention(q_proj(norm1(x[:, :N])), keys, values))`.
-    #[allow(clippy::too_many_arguments)]
-    fn cross_attend(
+    /// `x + o_proj(attention(rope(q), keys, values))`, where `q, k, v = qkv_proj(input_layernorm(x))`, and `rope(k)` and
+    /// `v` join the cache's keys and values.
+    fn self_attention(
         &self,
         r: &mut Recording,
         pass: &Pass,
-        cross: &CrossAttn,
-        states: &CrossStates,
-        layer: usize,
+        layer: &Layer,
+        cache: KvCache,
+        x: Tensor,
+        probabilities: Option<Tensor>,
+    ) -> Tensor {
+        let heads = self.heads();
+        let h = rms_norm_for(r, x, Rows::all(x), layer.input_layernorm, self.config.rms_norm_eps, &layer.qkv_proj);
+        let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
+        let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
+        let a = Attention {
+            batch: pass.batch,
+            rows: pass.rows,
+            heads,
+            q: View::all(q),
+            k: View::all(cache.k),
+            v: View::all(cache.v),
+            keys: pass.keys,
+            mask: pass.mask,
+            scale: heads.scale(),
+            probabilities,
+        };
+        let attended = attention_for(r, a, &layer.o_proj);
+        linear(r, attended, &layer.o_proj, Epilogue::residual(x))
+    }
+
+    /// `x[:, :N] += o_proj(attention(q_proj(norm1(x[:, :N])), keys, values))`; `key_values` has a layer's keys, then its
+    /// values.
+    fn cross_attention(
+        &self,
+        r: &mut Recording,
+        pass: &Pass,
+        cross_attn: &CrossAttn,
+        (key_values, keys): (Tensor, Keys),
         x: Tensor,
         probabilities: Option<Tensor>,
     ) {
         let queries = self.config.num_query_token;
         let rows = Rows { batch: pass.batch, rows: queries, stride: pass.rows, first: 0 };
         let heads = Heads { kv_heads: self.config.num_attention_heads, ..self.heads() };
-        let key_values = states.layers[layer].expect("the layer's keys and values were recorded");
-
-        let h = rms_norm(r, x, rows, 0, cross.norm1, self.config.rms_norm_eps);
-        let q = linear(r, h, &cross.q_proj, Epilogue::default());
+        let h = rms_norm(r, x, rows, 0, cross_attn.norm1, self.config.rms_norm_eps);
+        let q = linear(r, h, &cross_attn.q_proj, Epilogue::default());
         let a = Attention {
             batch: pass.batch,
             rows: queries,
@@ -269,14 +278,22 @@ impl Qllama {
             q: View::all(q),
             k: View { tensor: key_values, column: 0 },
             v: View { tensor: key_values, column: self.config.hidden_size },
-            keys: Keys::Rows { count: states.rows, batches: states.images },
+            keys,
             mask: Mask::None,
-            scale: (heads.head_dim as f32).sqrt().recip(),
+            scale: heads.scale(),
             probabilities,
         };
-        let attended = attention_for(r, a, &cross.o_proj);
-        let out = linear(r, attended, &cross.o_proj, Epilogue::default());
+        let attended = attention_for(r, a, &cross_attn.o_proj);
+        let out = linear(r, attended, &cross_attn.o_proj, Epilogue::default());
         add_rows(r, x, rows, out);
+    }
+
+    /// `x + down_proj(silu(gate_proj(h)) * up_proj(h))`, where `h = post_attention_layernorm(x)`.
+    fn mlp(&self, r: &mut Recording, layer: &Layer, x: Tensor) -> Tensor {
+        let (norm, eps) = (layer.post_attention_layernorm, self.config.rms_norm_eps);
+        let h = rms_norm_for(r, x, Rows::all(x), norm, eps, &layer.gate_up_proj);
+        let inner = linear_gate(r, h, &layer.gate_up_proj, &layer.down_proj);
+        linear(r, inner, &layer.down_proj, Epilogue::residual(x))
     }
 
     /// What one decoded token costs in weights.

@@ -142,7 +142,7 @@ impl InternVit {
         let k = normed(w, layer.k_norm);
         let v = View { tensor: qkv, column: 2 * w };
         let keys = Keys::Rows { count: rows, batches: batch };
-        let scale = (heads.head_dim as f32).sqrt().recip();
+        let scale = heads.scale();
         let a = Attention { batch, rows, heads, q, k, v, keys, mask: Mask::None, scale, probabilities: None };
         let attended = attention_for(r, a, &layer.proj);
         let epilogue = Epilogue { bias: Some(layer.proj_bias), layer_scale: Some(layer.ls1), residual: Some(x) };

@@ -9,6 +9,11 @@ pub struct Heads {
 }
 
 impl Heads {
+    /// What queries are multiplied by: `1 / sqrt(head_dim)`.
+    pub fn scale(self) -> f32 {
+        (self.head_dim as f32).sqrt().recip()
+    }
+
     /// Columns of the queries.
     pub fn q_width(self) -> usize {
         self.heads * self.head_dim
