@@ -245,3 +245,48 @@ fn standard_output_that_fails() {
         assert!(!message.contains("qllama:") && !message.contains("panicked"), "{args:?}: {message}");
     }
 }
+
+/// `--outputs` writes to what is no regular file as it is, and through symbolic links.
+#[cfg(unix)]
+#[test]
+fn outputs_that_are_no_regular_files() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+    let temp = Temp::new();
+    let embed = |outputs: &str| program(&["embed", "--text", "cat", "--outputs", outputs]).output().unwrap();
+    let plain = temp.file("plain.safetensors");
+    assert!(embed(&plain).status.success());
+    let expected = std::fs::read(&plain).unwrap();
+
+    // A link to a file, and one to nothing yet.
+    for (link, target) in [("there", "a.safetensors"), ("dangling", "b.safetensors")] {
+        if link == "there" {
+            std::fs::write(temp.file(target), "old").unwrap();
+        }
+        symlink(target, temp.file(link)).unwrap();
+        assert!(embed(&temp.file(link)).status.success());
+        assert!(std::fs::symlink_metadata(temp.file(link)).unwrap().is_symlink(), "{link}");
+        assert_eq!(std::fs::read(temp.file(target)).unwrap(), expected);
+    }
+    // A pipe.
+    let pipe = temp.file("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    assert!(embed(&pipe).status.success());
+    assert_eq!(reader.join().unwrap(), expected);
+    assert!(std::fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
+    // A device that is full, by a link: neither is replaced.
+    let full = temp.file("full");
+    symlink("/dev/full", &full).unwrap();
+    let output = embed(&full);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && message.contains("[E_IO]"), "{message}");
+    assert!(std::fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+    // The mode that any new file here gets.
+    std::fs::write(temp.file("other"), "").unwrap();
+    let mode = |file: &str| std::fs::metadata(file).unwrap().permissions().mode();
+    assert_eq!(mode(&plain), mode(&temp.file("other")));
+}

@@ -153,7 +153,7 @@ fn views(tensors: &[NamedTensor]) -> Result<BTreeMap<&str, View<'_>>> {
 mod files {
     use super::*;
     use crate::files::source::{base_name, io_error, open_regular};
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::path::{Path, PathBuf};
 
     /// [`read_tensors`] of a file on disk.
@@ -171,34 +171,47 @@ mod files {
     }
 
     /// Writes a safetensors file. The bytes go to another name in the same folder, which then becomes `path`: whoever
-    /// looks finds the old file or the whole new one.
+    /// looks finds the old file or the whole new one. A symbolic link stays one, and what it names is written; a device
+    /// or pipe is written to as it is.
     ///
     /// # Errors
     /// Those of [`tensors_to_bytes`]; `E_IO` when the file cannot be written. Then nothing is left behind.
     pub fn write_tensors(path: impl AsRef<Path>, tensors: &[NamedTensor]) -> Result<()> {
-        let path = path.as_ref();
-        let name = base_name(path);
+        let name = base_name(path.as_ref());
         let refuse = |reason: &str| Err(Error::Io { file: name.clone(), reason: reason.into() });
+        let path = named(path.as_ref());
         let Some(last) = path.file_name() else { return refuse("expected the name of a file") };
-        if path.is_dir() {
+        let found = std::fs::metadata(&path).ok();
+        if found.as_ref().is_some_and(|found| found.is_dir()) {
             return refuse("expected the name of a file, found a folder");
         }
-        let views = views(tensors)?;
+        let bytes = tensors_to_bytes(tensors)?;
+        let fail = |e| io_error(&name, e);
+        if found.is_some_and(|found| !found.is_file()) {
+            let mut file = std::fs::File::options().write(true).open(&path).map_err(fail)?;
+            return file.write_all(&bytes).map_err(fail);
+        }
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(last);
         hidden.push(format!(".{}.part", std::process::id()));
-        let part = Part(path.with_file_name(hidden));
-        safetensors::serialize_to_file(views, None, &part.0).map_err(|e| match e {
-            safetensors::SafeTensorError::IoError(e) => io_error(&name, e),
-            e => Error::Io { file: name.clone(), reason: e.to_string() },
-        })?;
-        std::fs::rename(&part.0, path).map_err(|e| io_error(&name, e))
+        let part = Unfinished(path.with_file_name(hidden));
+        std::fs::write(&part.0, bytes).map_err(fail)?;
+        std::fs::rename(&part.0, &path).map_err(fail)
+    }
+
+    /// What a path names in the end, also where a link names nothing yet.
+    fn named(path: &Path) -> PathBuf {
+        match (std::fs::canonicalize(path), std::fs::read_link(path)) {
+            (Ok(found), _) => found,
+            (Err(_), Ok(target)) => path.parent().unwrap_or(Path::new("")).join(target),
+            (Err(_), Err(_)) => path.to_path_buf(),
+        }
     }
 
     /// A file that is removed when this goes, unless it has got its final name.
-    struct Part(PathBuf);
+    struct Unfinished(PathBuf);
 
-    impl Drop for Part {
+    impl Drop for Unfinished {
         fn drop(&mut self) {
             let _ = std::fs::remove_file(&self.0);
         }
