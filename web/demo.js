@@ -15,18 +15,37 @@ let running = null;
 let loading = null;
 /** Embeddings of the gallery's pictures, by file. */
 let embeddings = new Map();
+let searches = 0;
 let speed = null;
 
-function say(text, bad = false) {
-  status.textContent = text;
-  status.classList.toggle('bad', bad);
+/** Says something at the place where a person has just done something. */
+function say(place, text, bad = false) {
+  place.textContent = text;
+  place.classList.toggle('bad', bad);
 }
 
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
+
 function words(error) {
-  return error instanceof QLlamaError ? `${error.message} (${error.code})` : String(error?.message ?? error);
+  return error instanceof QLlamaError ? sentence(`${error.message} (${error.code})`) : String(error?.message ?? error);
 }
 
 const bytes = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(2)} GB` : n >= 1e6 ? `${(n / 1e6).toFixed(1)} MB` : `${Math.round(n / 1e3)} kB`);
+
+function quiet(text) {
+  const span = document.createElement('span');
+  span.className = 'quiet';
+  span.textContent = text;
+  return span;
+}
+
+/** Scrolls as little as it takes to have all of an element in sight, where it fits. */
+function inSight(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  if (top >= 0 && bottom <= innerHeight) return;
+  const block = bottom - top > innerHeight ? 'start' : 'nearest';
+  element.scrollIntoView({ block, behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'instant' : 'smooth' });
+}
 
 // The model.
 
@@ -41,36 +60,43 @@ async function load(url) {
   embeddings = new Map();
   ready();
   const bar = $('progress');
+  const amount = $('amount');
   bar.hidden = false;
   bar.removeAttribute('value');
-  say('Loading the model…');
+  say(status, 'Loading the model…');
   try {
     const loaded = await QLlama.load(url, {
       signal: mine.signal,
       onProgress({ phase, bytes: done, total, secondsLeft }) {
         if (phase === 'ready' || mine.signal.aborted) return;
-        const what = { start: 'Starting', download: 'Fetching the model', upload: 'Bringing the model to the GPU' }[phase];
+        const what = { start: 'Starting…', download: 'Fetching the model…', upload: 'Preparing the model…' }[phase];
+        if (status.textContent !== what) say(status, what);
         const left = secondsLeft === null ? '' : `, ${Math.ceil(secondsLeft)} s left`;
-        say(total > 0 ? `${what}: ${bytes(done)} of ${bytes(total)}${left}` : `${what}…`);
+        amount.textContent = total > 0 ? `${bytes(done)} of ${bytes(total)}${left}` : '';
         if (total > 0) bar.value = done / total;
       },
     });
     if (mine.signal.aborted) return await loaded.dispose();
     model = loaded;
-    const { name, loadSeconds, fromStorage } = model.info;
-    say(`${name} is ready: ${loadSeconds.toFixed(1)} s${fromStorage ? ', from this browser’s storage' : ''}.`);
-    $('layer').replaceChildren(
-      ...Array.from({ length: model.info.crossAttentionLayers }, (_, i) => new Option(`${i + 1}`, i)),
-    );
-    $('layer').value = model.info.crossAttentionLayers - 1;
+    const { name, software, vision, crossAttentionLayers } = model.info;
+    const place = software ? 'the processor (a software adapter)' : 'the GPU';
+    const rest = vision ? '' : ' It is a text model: this page has nothing to show it.';
+    say(status, `${name} is ready, on ${place}.${rest}`);
+    $('layer').replaceChildren(...Array.from({ length: crossAttentionLayers }, (_, i) => new Option(`${i + 1}`, i)));
+    $('layer').value = crossAttentionLayers - 1;
     ready();
-    if (!model.info.vision) say(`${name} is ready, but it is a text model: this page has nothing to show it.`);
-    else if (picture) await describe();
-    else await warmUp();
+    finished();
+    if (vision) await (picture ? describe() : warmUp());
   } catch (error) {
-    if (error.name !== 'AbortError') say(`The model could not be loaded: ${words(error)}`, true);
+    if (error.name !== 'AbortError') say(status, `The model could not be loaded. ${words(error)}`, true);
   } finally {
-    if (loading === mine) bar.hidden = true;
+    finished();
+  }
+
+  function finished() {
+    if (loading !== mine) return;
+    bar.hidden = true;
+    amount.textContent = '';
   }
 }
 
@@ -78,6 +104,7 @@ function ready() {
   const { vision, match, crossAttentionLayers } = model?.info ?? {};
   $('rank').disabled = !match || !picture;
   $('find').disabled = !match;
+  for (const button of $('suggestions').children) button.disabled = !match;
   $('look').disabled = !vision || !crossAttentionLayers || !picture;
   facts();
 }
@@ -86,12 +113,10 @@ function facts() {
   const rows = [];
   if (model) {
     const i = model.info;
-    const kernels = i.subgroups ? 'with subgroups' : 'portable, without subgroups';
     rows.push(
       ['Runs on', `${i.adapter || 'an adapter that keeps its name to itself'} (WebGPU${i.software ? ', software' : ''})`],
-      ['Kernels', kernels],
       ['Limits', `bindings up to ${bytes(i.maxBindingBytes)}, buffers up to ${bytes(i.maxBufferBytes)}`],
-      ['Memory', `GPU ${bytes(i.gpuBytes)} (${bytes(i.gpuBytesPeak)} at most), WebAssembly ${bytes(i.wasmBytes)}`],
+      ['Memory', `${i.software ? 'WebGPU' : 'GPU'} ${bytes(i.gpuBytes)} (${bytes(i.gpuBytesPeak)} at most), WebAssembly ${bytes(i.wasmBytes)}`],
       ['Model', `${i.layers} layers of width ${i.hiddenSize}, ${i.vocabSize} tokens, pictures of ${i.imageSize} px`],
       ['Loaded', `${i.fromStorage ? 'from this browser’s storage' : 'over the network'}, ${bytes(i.networkBytes)} transferred, ${i.loadSeconds.toFixed(2)} s`],
     );
@@ -109,76 +134,124 @@ function facts() {
   );
 }
 
-/** Runs something with the model; errors go where a person sees them. */
-async function guarded(what) {
+/** Runs something with the model and returns whether it went well; an error is said at `place`. */
+async function guarded(place, what) {
   try {
-    return await what();
+    await what();
+    return true;
   } catch (error) {
-    if (error.name === 'AbortError') return;
+    if (error.name === 'AbortError') return false;
     if (error.code === 'E_DEVICE_LOST') {
-      say('The GPU was lost. Loading the model again…', true);
+      say(status, 'The device was lost. Loading the model again…', true);
+      inSight($('state'));
       load(origin);
-    } else say(words(error), true);
+    } else {
+      say(place, words(error), true);
+      inSight(place.parentElement);
+    }
+    return false;
   }
 }
 
 // The picture and its caption.
 
-async function show(image) {
+/** Takes a picture, shows it and has it captioned; `file` is its file's name where it is one of the gallery's. */
+async function show(image, file = null) {
   picture = image;
-  const old = $('preview').src;
-  $('preview').alt = 'Your picture';
-  $('preview').src = URL.createObjectURL(image instanceof Blob ? image : await new Promise((done) => image.toBlob(done)));
-  if (old.startsWith('blob:')) URL.revokeObjectURL(old);
-  $('frame').hidden = false;
-  $('hint').textContent = 'Drop or paste another one';
+  for (const { dataset, firstChild } of gallery.children) firstChild.setAttribute('aria-pressed', dataset.file === file);
+  say($('trouble'), '');
   $('heat').hidden = true;
-  $('ranking').replaceChildren();
+  listTexts();
   ready();
+  inSight($('result'));
+  const previewed = preview(image);
   if (model?.info.vision) await describe();
-  else if (!model) captionBox.innerHTML = '<span class="quiet">The caption comes when the model is ready.</span>';
+  else if (!model) captionBox.replaceChildren(quiet('The caption comes when the model is ready.'));
+  await previewed;
+}
+
+/** Draws what the model sees of a picture: the largest square in its middle. */
+async function preview(image) {
+  const canvas = $('preview');
+  let bitmap = null;
+  try {
+    bitmap = await createImageBitmap(image);
+  } catch {
+    // Said below.
+  }
+  if (image !== picture) return bitmap?.close();
+  $('frame').hidden = bitmap === null;
+  if (bitmap === null) {
+    $('hint').textContent = 'This browser cannot show the picture';
+    return;
+  }
+  const { width, height } = bitmap;
+  const side = Math.min(width, height);
+  canvas.width = canvas.height = Math.min(side, 640);
+  canvas.setAttribute('aria-label', 'Your picture');
+  const context = canvas.getContext('2d');
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(bitmap, (width - side) / 2, (height - side) / 2, side, side, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+}
+
+/** Forgets a picture that cannot be read. */
+function forget() {
+  picture = null;
+  $('frame').hidden = true;
+  $('hint').textContent = 'Drop or paste a picture, or choose one below';
+  ready();
 }
 
 async function describe() {
   running?.abort();
   const mine = new AbortController();
   running = mine;
-  captionBox.textContent = '';
+  const of = picture;
+  captionBox.replaceChildren(quiet('Looking…'));
+  captionBox.setAttribute('aria-busy', 'true');
   $('stop').disabled = false;
   $('speed').textContent = '';
-  await guarded(async () => {
+  const went = await guarded($('trouble'), async () => {
     try {
-      const stream = model.caption(picture, { signal: mine.signal });
+      const stream = model.caption(of, { signal: mine.signal });
+      let text = '';
       for (;;) {
         const { done, value } = await stream.next();
         if (mine.signal.aborted) return;
         if (!done) {
-          captionBox.append(value);
+          text += value;
+          captionBox.textContent = text;
           continue;
         }
         captionBox.textContent = value.text || '(the model says nothing)';
-        const rate = value.tokensPerSecond === null ? '' : `, then ${value.tokensPerSecond.toFixed(1)} tokens a second`;
-        speed = `first token after ${value.firstTokenSeconds.toFixed(2)} s${rate}`;
+        const rate = value.tokensPerSecond === null ? '' : `, ${value.tokensPerSecond.toFixed(1)} tokens/s`;
+        speed = `${value.firstTokenSeconds.toFixed(2)} s to the first token${rate}`;
         $('speed').textContent = speed;
-        $('preview').alt = `Your picture, captioned: ${value.text}`;
+        $('preview').setAttribute('aria-label', `Your picture, captioned: ${value.text}`);
         break;
       }
+    } catch (error) {
+      if (error.code === 'E_IMAGE' && of === picture) forget();
+      throw error;
     } finally {
       if (running === mine) {
         $('stop').disabled = true;
-        if (captionBox.textContent === '') captionBox.innerHTML = '<span class="quiet">No caption.</span>';
+        captionBox.setAttribute('aria-busy', 'false');
+        if (captionBox.querySelector('.quiet')) captionBox.replaceChildren(quiet('No caption.'));
       }
     }
-    facts();
-    if ($('heat-on').checked) await heat();
   });
+  if (!went || of !== picture) return;
+  facts();
+  if ($('heat-on').checked) await heat();
 }
 
 /** Has the GPU's programs made while nobody waits for them. */
 async function warmUp() {
   const blank = new ImageData(1, 1);
   running = new AbortController();
-  await guarded(() => model.captionText(blank, { maxNewTokens: 2, signal: running.signal }));
+  await guarded(status, () => model.captionText(blank, { maxNewTokens: 2, signal: running.signal }));
 }
 
 $('stop').onclick = () => running?.abort();
@@ -190,9 +263,9 @@ async function heat() {
     return;
   }
   const of = picture;
-  await guarded(async () => {
+  await guarded($('trouble'), async () => {
     const { width, height, values } = await model.attention(picture, { layer: Number($('layer').value) });
-    if (of !== picture) return;
+    if (of !== picture || !$('heat-on').checked) return;
     const most = values.reduce((a, b) => Math.max(a, b), 0);
     const least = values.reduce((a, b) => Math.min(a, b), Infinity);
     const map = new ImageData(width, height);
@@ -255,7 +328,7 @@ $('camera').onclick = async () => {
     video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
     $('shooting').showModal();
   } catch (error) {
-    say(`The camera cannot be used: ${error.message}`, true);
+    say($('trouble'), `The camera cannot be used: ${error.message}`, true);
   }
 };
 $('shoot').onclick = () => {
@@ -330,26 +403,48 @@ $('use-drawing').onclick = () => {
 
 // Texts.
 
+const texts = () => [...new Set($('texts').value.split('\n').map((t) => t.trim()).filter(Boolean))];
+
+/** One line and bar per text; a share is null where it is not known. */
+function drawRanking(rows) {
+  $('ranking').replaceChildren(
+    ...rows.map(([text, share]) => {
+      const item = document.createElement('li');
+      const [name, percent, bar] = ['span', 'span', 'div'].map((tag) => document.createElement(tag));
+      name.textContent = text;
+      percent.className = 'share';
+      percent.textContent = share === null ? '–' : `${(100 * share).toFixed(1)} %`;
+      bar.className = 'bar';
+      bar.style.setProperty('--share', share ?? 0);
+      item.classList.toggle('done', share !== null);
+      item.append(name, percent, bar);
+      return item;
+    }),
+  );
+}
+
+/** The texts without shares, where those come, so that nothing moves when they do. */
+function listTexts() {
+  drawRanking(texts().map((text) => [text, null]));
+  say($('ranked'), picture ? '' : 'Needs a picture.');
+}
+
+$('texts').oninput = listTexts;
+$('mode').onchange = listTexts;
+
 $('match').onsubmit = (event) => {
   event.preventDefault();
-  guarded(async () => {
-    const texts = [...new Set($('texts').value.split('\n').map((t) => t.trim()).filter(Boolean))];
-    if (texts.length === 0) return say('Write at least one text.', true);
+  guarded($('ranked'), async () => {
+    const given = texts();
+    if (given.length === 0) return say($('ranked'), 'Write at least one text.', true);
     const of = picture;
-    const [row] = await model.match([picture], texts, { mode: $('mode').value });
-    if (of !== picture) return;
-    const ranked = texts.map((text, i) => [text, row[i]]).sort((a, b) => b[1] - a[1]);
-    $('ranking').replaceChildren(
-      ...ranked.map(([text, share]) => {
-        const item = document.createElement('li');
-        item.style.setProperty('--share', share);
-        const [name, percent] = [document.createElement('span'), document.createElement('span')];
-        name.textContent = text;
-        percent.textContent = `${(100 * share).toFixed(1)} %`;
-        item.append(name, percent);
-        return item;
-      }),
-    );
+    say($('ranked'), 'Ranking…');
+    const [row] = await model.match([picture], given, { mode: $('mode').value });
+    if (of !== picture || given.join('\n') !== texts().join('\n')) return;
+    const ranked = given.map((text, i) => [text, row[i]]).sort((a, b) => b[1] - a[1]);
+    drawRanking(ranked);
+    say($('ranked'), `“${ranked[0][0]}” fits best.`);
+    inSight($('ranking'));
     facts();
   });
 };
@@ -374,11 +469,11 @@ async function fillGallery() {
       item.dataset.file = file;
       const button = document.createElement('button');
       button.type = 'button';
-      button.onclick = () => guarded(async () => show(await blobOf(file)));
+      button.setAttribute('aria-pressed', 'false');
+      button.onclick = () => guarded($('trouble'), async () => show(await blobOf(file), file));
       const image = new Image(64, 64);
       image.src = address(file);
       image.alt = nameOf(file);
-      image.loading = 'lazy';
       button.append(image);
       item.append(button);
       return item;
@@ -394,32 +489,50 @@ const unit = (v) => {
 $('search').onsubmit = (event) => {
   event.preventDefault();
   const query = $('query').value.trim();
-  if (query === '') return;
-  guarded(async () => {
+  if (query === '' || !model?.info.match) return;
+  const mine = model;
+  const search = ++searches;
+  const stale = () => mine !== model || search !== searches;
+  say($('found'), '');
+  guarded($('found'), async () => {
     const items = [...gallery.children];
-    const mine = model;
-    for (const [i, { dataset: { file } }] of items.entries()) {
-      if (embeddings.has(file)) continue;
-      $('found').textContent = `Reading the pictures: ${i + 1} of ${items.length}`;
-      const embedding = unit(await mine.embedImage(await blobOf(file)));
-      if (mine !== model) return;
-      embeddings.set(file, embedding);
+    try {
+      for (const [i, { dataset: { file } }] of items.entries()) {
+        if (embeddings.has(file)) continue;
+        $('reading').textContent = `Reading the pictures: ${i + 1} of ${items.length}`;
+        const embedding = unit(await mine.embedImage(await blobOf(file)));
+        if (stale()) return;
+        embeddings.set(file, embedding);
+      }
+    } finally {
+      if (search === searches) $('reading').textContent = '';
     }
     const text = unit(await mine.embedText(query));
+    if (stale()) return;
     const score = (item) => embeddings.get(item.dataset.file).reduce((sum, x, i) => sum + x * text[i], 0);
     const scored = items.map((item) => [score(item), item]).sort((a, b) => b[0] - a[0]);
     gallery.append(...scored.map(([, item]) => item));
-    scored.forEach(([, item], i) => item.classList.toggle('best', i === 0));
-    $('found').textContent = `Best first for “${query}”: ${scored.slice(0, 3).map(([, item]) => nameOf(item.dataset.file)).join(', ')}, …`;
+    gallery.scrollLeft = 0;
+    const [best, second] = scored.map(([, item]) => nameOf(item.dataset.file));
+    say($('found'), `Best: ${best}, then ${second}.`);
+    inSight(gallery);
     facts();
   });
 };
+
+for (const button of $('suggestions').children) {
+  button.onclick = () => {
+    $('query').value = button.textContent;
+    $('search').requestSubmit();
+  };
+}
 
 // Start.
 
 $('model').onsubmit = (event) => {
   event.preventDefault();
   load($('url').value.trim());
+  inSight($('state'));
 };
 $('clear').onclick = async () => {
   try {
@@ -430,19 +543,28 @@ $('clear').onclick = async () => {
   }
 };
 
-fillGallery().catch(() => ($('found').textContent = 'The gallery could not be fetched.'));
+/** Says why there is no WebGPU and who has it, the reader's own browser first where something can be done in it. */
+function missing(reason) {
+  $('missing').hidden = false;
+  document.querySelector('main').hidden = true;
+  $('state').hidden = true;
+  // The page has the list of browsers that the reason ends with where WebGPU is missing.
+  $('missing-reason').textContent = `${sentence(reason.split('. ')[0])}.`;
+  $('missing-browsers').hidden = !isSecureContext;
+  const { userAgent } = navigator;
+  if (!/Linux/.test(userAgent) || /Android/.test(userAgent)) return;
+  const here = document.querySelector(`[data-here=${/Firefox\//.test(userAgent) ? 'firefox' : 'chrome'}-linux]`);
+  here.classList.add('here');
+  here.parentElement.prepend(here);
+}
+
+listTexts();
+fillGallery().catch(() => say($('found'), 'The gallery could not be fetched.', true));
 const supported = await QLlama.supported();
 if (supported.ok) {
   const asked = new URLSearchParams(location.search).get('model');
   if (asked) $('url').value = asked;
   await load($('url').value);
-} else {
-  $('missing').hidden = false;
-  // The page has the list of browsers that the reason ends with where WebGPU is missing.
-  const reason = supported.reason.split('. ')[0];
-  $('missing-reason').textContent = `${reason[0].toUpperCase()}${reason.slice(1)}.`;
-  document.querySelector('main').hidden = true;
-  say('');
-}
+} else missing(supported.reason);
 // The page itself without a network, from the second visit on.
 navigator.serviceWorker?.register('offline.js').catch(() => {});
