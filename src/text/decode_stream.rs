@@ -37,7 +37,7 @@ impl DecodeStream {
             self.text_begun |= !out.is_empty();
             return out;
         }
-        if piece.kind == Kind::Normal && matches!(inner.model, Encoder::BytePairs(..)) {
+        if piece.kind == Kind::Normal && matches!(inner.encoder, Encoder::BytePairs(..)) {
             self.pending.extend(byte_pairs::bytes_of(&piece.text));
             self.take_characters(false, &mut out);
             return out;
@@ -49,7 +49,7 @@ impl DecodeStream {
             return out;
         }
         let mut text = piece.text.as_str();
-        if matches!(inner.model, Encoder::BytePairs(..)) {
+        if matches!(inner.encoder, Encoder::BytePairs(..)) {
             out.push_str(text);
             return out;
         }
