@@ -318,7 +318,7 @@ fn missing_and_irregular_files() {
     assert_eq!(code(Folder::open(temp.path().join("config.json"))), "E_IO");
     assert_eq!(code(open_folder()), "E_IO");
     temp.write("pytorch_model.bin", "x");
-    assert!(open_folder().unwrap_err().to_string().contains("converted"));
+    assert!(open_folder().unwrap_err().to_string().contains("save_pretrained"));
 
     let weights = temp.path().join("model.safetensors");
     std::fs::create_dir(&weights).unwrap();

@@ -64,11 +64,6 @@ pub fn base_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Errors of drivers can have many lines.
-pub fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// What the command line can do about an error of the library.
 pub fn hint(error: &Error) -> Option<&'static str> {
     match error {

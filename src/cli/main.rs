@@ -67,7 +67,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = common::hint(&error).map(|hint| format!("; {hint}")).unwrap_or_default();
-            eprintln!("qllama: {}{hint} [{}]", common::one_line(&error.to_string()), error.code());
+            eprintln!("qllama: {}{hint} [{}]", out::one_line(&error.to_string()), error.code());
             ExitCode::FAILURE
         }
     }

@@ -4,8 +4,6 @@
 use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 
-use crate::common::one_line;
-
 /// What a shell sees of a program that a closed pipe ended: 128 and the number of SIGPIPE.
 const CLOSED_PIPE: i32 = 141;
 
@@ -36,4 +34,9 @@ pub fn checked(written: std::io::Result<()>) {
     }
     eprintln!("qllama: standard output: {} [E_IO]", one_line(&error.to_string()));
     std::process::exit(1);
+}
+
+/// Errors of drivers can have many lines.
+pub fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,12 +1,12 @@
 //! Byte-level BPE (GPT-2's), as GGUF files hold it: text is cut into words by a rule, and the bytes of each word are
 //! joined pair by pair, the pair that was learnt first before all others, the left one of two alike.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use super::merges::merge;
 use crate::error::printable;
 
 /// No piece.
@@ -92,36 +92,8 @@ impl BytePairs {
     }
 
     fn encode_word(&self, word: &[u8], ids: &mut Vec<u32>) {
-        // A list of pieces, linked by index; a piece that was joined to its left neighbour is NONE.
         let mut pieces: Vec<u32> = word.iter().map(|&b| self.bytes[usize::from(b)]).collect();
-        let count = pieces.len();
-        let mut next: Vec<usize> = (1..=count).collect();
-        let mut previous: Vec<usize> = (0..count).map(|i| i.wrapping_sub(1)).collect();
-        let mut queue = BinaryHeap::new();
-        let offer = |queue: &mut BinaryHeap<_>, pieces: &[u32], left: usize, right: usize| {
-            if let (Some(&a), Some(&b)) = (pieces.get(left), pieces.get(right))
-                && let Some(&(rank, joined)) = self.pairs.get(&(a, b))
-            {
-                queue.push(Reverse((rank, left, right, a, b, joined)));
-            }
-        };
-        for left in 0..count.saturating_sub(1) {
-            offer(&mut queue, &pieces, left, left + 1);
-        }
-        while let Some(Reverse((_, left, right, a, b, joined))) = queue.pop() {
-            // An offer of pieces that have been joined to others since is void.
-            if pieces[left] != a || pieces[right] != b || next[left] != right {
-                continue;
-            }
-            pieces[left] = joined;
-            pieces[right] = NONE;
-            next[left] = next[right];
-            if next[right] < count {
-                previous[next[right]] = left;
-            }
-            offer(&mut queue, &pieces, previous[left], left);
-            offer(&mut queue, &pieces, left, next[left]);
-        }
+        merge(&mut pieces, |[left, right], _| self.pairs.get(&(left, right)).copied());
         ids.extend(pieces.into_iter().filter(|id| *id != NONE));
     }
 }

@@ -1,5 +1,9 @@
 //! SentencePiece's normalisation of characters.
 
+/// Bytes of a key and of a replacement at most, so that a malicious map cannot turn a text into one far longer, or
+/// follow a circle of the trie through all of it at each of its characters. The longest known ones have 33.
+const MAX_BYTES: usize = 256;
+
 /// SentencePiece's `precompiled_charsmap`: a double-array trie (Darts) from a string to an offset into
 /// NUL-terminated replacements. Empty maps nothing.
 #[derive(Default)]
@@ -18,41 +22,19 @@ impl CharacterMap {
         let (trie, replacements) = rest.split_at_checked(u32::from_le_bytes(*size) as usize)?;
         let (units, odd) = trie.as_chunks::<4>();
         let whole = odd.is_empty() && std::str::from_utf8(replacements).is_ok() && !units.is_empty();
-        whole.then(|| CharacterMap {
+        let short = replacements.split(|&b| b == 0).all(|replacement| replacement.len() <= MAX_BYTES);
+        (whole && short).then(|| CharacterMap {
             units: units.iter().map(|&u| u32::from_le_bytes(u)).collect(),
             replacements: replacements.to_vec(),
         })
     }
 
-    /// `text` with each longest known prefix replaced, from left to right.
-    pub(super) fn apply<'a>(&self, text: &'a str) -> std::borrow::Cow<'a, str> {
-        if self.units.is_empty() {
-            return text.into();
-        }
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        while let Some(c) = rest.chars().next() {
-            let taken = match self.longest(rest) {
-                Some((length, replacement)) => {
-                    out.push_str(replacement);
-                    length
-                }
-                None => {
-                    out.push(c);
-                    c.len_utf8()
-                }
-            };
-            rest = &rest[taken..];
-        }
-        out.into()
-    }
-
     /// The length of the longest key at the start of `text` and what replaces it. A broken trie finds nothing.
-    fn longest(&self, text: &str) -> Option<(usize, &str)> {
+    pub(super) fn longest(&self, text: &str) -> Option<(usize, &str)> {
         let offset = |unit: u32| ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize;
         let mut found = None;
-        let mut at = offset(self.units[0]);
-        for (index, byte) in text.bytes().enumerate() {
+        let mut at = offset(*self.units.first()?);
+        for (index, byte) in text.bytes().take(MAX_BYTES).enumerate() {
             at ^= byte as usize;
             let Some(&unit) = self.units.get(at) else { break };
             if unit & ((1 << 31) | 0xFF) != byte as u32 {

@@ -1,12 +1,15 @@
 //! Ids to text, as they come.
 
-use super::{Encoder, Kind, SPACE, Tokenizer, byte_pairs};
+use std::sync::Arc;
+
+use super::byte_pairs;
+use super::vocabulary::{Kind, SPACE, Vocabulary};
 
 /// Decodes ids as they come. What [`push`](DecodeStream::push) and then [`finish`](DecodeStream::finish) return, joined,
-/// is what [`Tokenizer::decode`] gives for all of them.
+/// is what [`Tokenizer::decode`](crate::Tokenizer::decode) gives for all of them.
 #[derive(Clone, Debug)]
 pub struct DecodeStream {
-    tokenizer: Tokenizer,
+    vocabulary: Arc<Vocabulary>,
     /// Bytes of a character that is not whole yet.
     pending: Vec<u8>,
     first_piece: bool,
@@ -16,16 +19,17 @@ pub struct DecodeStream {
 }
 
 impl DecodeStream {
-    pub(super) fn new(tokenizer: Tokenizer) -> DecodeStream {
-        DecodeStream { tokenizer, pending: Vec::new(), first_piece: true, text_begun: false, space_taken: false }
+    pub(super) fn new(vocabulary: &Arc<Vocabulary>) -> DecodeStream {
+        let vocabulary = vocabulary.clone();
+        DecodeStream { vocabulary, pending: Vec::new(), first_piece: true, text_begun: false, space_taken: false }
     }
 
     /// Takes the next id and returns the text that is now final: often a word, nothing while a character written in
     /// bytes is incomplete, never half a character.
     pub fn push(&mut self, id: u32) -> String {
-        let inner = self.tokenizer.inner.clone();
-        let o = &inner.options;
-        let Some(piece) = inner.pieces.get(id as usize) else { return String::new() };
+        let vocabulary = self.vocabulary.clone();
+        let o = &vocabulary.options;
+        let Some(piece) = vocabulary.pieces.get(id as usize) else { return String::new() };
         if id == o.bos_id || id == o.eos_id || id == o.unk_id {
             return String::new();
         }
@@ -37,7 +41,7 @@ impl DecodeStream {
             self.text_begun |= !out.is_empty();
             return out;
         }
-        if piece.kind == Kind::Normal && matches!(inner.model, Encoder::BytePairs(..)) {
+        if piece.kind == Kind::Normal && vocabulary.byte_level {
             self.pending.extend(byte_pairs::bytes_of(&piece.text));
             self.take_characters(false, &mut out);
             return out;
@@ -49,7 +53,7 @@ impl DecodeStream {
             return out;
         }
         let mut text = piece.text.as_str();
-        if matches!(inner.model, Encoder::BytePairs(..)) {
+        if vocabulary.byte_level {
             out.push_str(text);
             return out;
         }
