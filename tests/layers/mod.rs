@@ -308,11 +308,12 @@ fn the_library_is_as_its_map_has_it() {
 
 #[test]
 fn the_command_line_has_no_circles() {
+    let map = map();
     let tree = Tree::new("src/cli", sources("src/cli", ""));
     let mut faults = tree.faults_inside(&tree.folders());
     for file in tree.files.keys() {
         for (line, path) in tree.arrows_of(file).1 {
-            let name = map().misplaced(file, &path).filter(|name| name != "std::fs");
+            let name = map.misplaced(file, &path).filter(|name| name != "std::fs");
             faults.extend(name.map(|name| format!("{file}:{line}: {name} is not named here")));
         }
     }
