@@ -1,8 +1,9 @@
 //! Where recordings run: a GPU by wgpu, or the CPU. Memory belongs to [`Pool`]s and goes when they are dropped.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
+use crate::device::choices::Choices;
 use crate::device::cpu::{Host, HostPlan};
 use crate::device::gpu::{Gpu, GpuPlan, GpuReader};
 use crate::device::info::DeviceInfo;
@@ -20,6 +21,7 @@ struct Inner {
     held_bytes: AtomicU64,
     peak_bytes: AtomicU64,
     budget: AtomicU64,
+    choices: Mutex<Arc<Choices>>,
 }
 
 enum Place {
@@ -40,7 +42,22 @@ impl Device {
 
     fn new(place: Place) -> Device {
         let (held_bytes, peak_bytes, budget) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget }))
+        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget, choices: Mutex::default() }))
+    }
+
+    /// An empty recording whose ops take the ways that this device computes rightly, and fast.
+    pub fn recording(&self) -> Recording {
+        Recording::choosing(self.choices())
+    }
+
+    /// Which ways the ops of new recordings take.
+    pub fn choices(&self) -> Arc<Choices> {
+        self.0.choices.lock().unwrap().clone()
+    }
+
+    /// Sets [`Device::choices`], for recordings that are begun from now on.
+    pub fn set_choices(&self, choices: Choices) {
+        *self.0.choices.lock().unwrap() = Arc::new(choices);
     }
 
     pub fn info(&self) -> DeviceInfo {

@@ -5,6 +5,7 @@
 
 mod adapter;
 pub mod array;
+pub mod choices;
 pub mod cpu;
 mod executor;
 pub mod gpu;

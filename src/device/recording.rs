@@ -3,10 +3,12 @@
 use std::cell::{Ref, RefCell, RefMut};
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytemuck::Pod;
 
+use crate::device::choices::Choices;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::{Access, Binding, Field, Part, Uniform, compose};
 
@@ -93,11 +95,31 @@ impl PipelineKey {
     }
 }
 
+/// In words: the kernel, its constants, and its operands, `=` for those that it writes and `t` for textures.
+impl fmt::Display for PipelineKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kernel.name)?;
+        for (name, value) in self.constants() {
+            write!(f, " {name}={value}")?;
+        }
+        let operand = |binding: &Binding| match binding {
+            Binding::Buffer(Access::Read) => "b",
+            Binding::Buffer(Access::Write) => "b=",
+            Binding::Texture => "t",
+            Binding::WrittenTexture(Storage::Words) => "t1=",
+            Binding::WrittenTexture(_) => "t=",
+        };
+        write!(f, " ({})", self.operands.iter().map(operand).collect::<Vec<_>>().join(" "))
+    }
+}
+
 /// Dispatches in the order in which they run, and the scratch tensors that live only while they do.
 #[derive(Default, Debug)]
 pub struct Recording {
     pub dispatches: Vec<Dispatch>,
     pub scratch: Vec<Tensor>,
+    choices: Arc<Choices>,
+    every_way: bool,
 }
 
 static NEXT_ID: AtomicU32 = AtomicU32::new(1);
@@ -108,8 +130,53 @@ pub(crate) fn fresh_id() -> u32 {
 }
 
 impl Recording {
+    /// A recording in which every op takes its first way. [`Device::recording`](crate::device::Device::recording) knows
+    /// the device's.
     pub fn new() -> Recording {
         Recording::default()
+    }
+
+    /// A recording in which ops take the ways of `choices`.
+    pub fn choosing(choices: Arc<Choices>) -> Recording {
+        Recording { choices, ..Recording::default() }
+    }
+
+    /// A recording in which every op records each of its ways, one behind the other: for lists of all kernels.
+    pub fn of_every_way() -> Recording {
+        Recording { every_way: true, ..Recording::default() }
+    }
+
+    /// Records a call in one of its op's `ways`, by `record`, and returns what that returns.
+    ///
+    /// Ways stand in the order in which they are preferred: fast first, and the plain one, which needs the least of a
+    /// driver, last. The one that was measured to be the fastest for this `call` is taken, else the first, unless a
+    /// pipeline that it records computes wrongly on the device: then the first whose pipelines all stand. Where there is
+    /// none, it is the last.
+    ///
+    /// `call` tells calls apart between which the fastest way may differ: the op, formats, sizes.
+    pub(crate) fn choose<W: fmt::Debug, T>(
+        &mut self,
+        call: fmt::Arguments<'_>,
+        ways: &[W],
+        mut record: impl FnMut(&mut Recording, &W) -> T,
+    ) -> T {
+        let (last, others) = ways.split_last().unwrap_or_else(|| panic!("{call}: no way to compute it"));
+        if self.every_way {
+            others.iter().for_each(|way| drop(record(self, way)));
+            return record(self, last);
+        }
+        let preferred = self.choices.preferred(call, ways).map(|i| &ways[i]);
+        for way in preferred.into_iter().chain(others) {
+            let (dispatches, scratch) = (self.dispatches.len(), self.scratch.len());
+            let made = record(self, way);
+            let stands = |dispatch| !self.choices.is_struck(PipelineKey::of(dispatch));
+            if self.choices.all_stand() || self.dispatches[dispatches..].iter().all(stands) {
+                return made;
+            }
+            self.dispatches.truncate(dispatches);
+            self.scratch.truncate(scratch);
+        }
+        record(self, last)
     }
 
     /// A tensor that holds values between dispatches of this recording only. Executors let scratch tensors whose
@@ -198,5 +265,66 @@ impl Call<'_> {
 
     pub fn f32_mut(&self, operand: usize) -> RefMut<'_, [f32]> {
         RefMut::map(self.memory[operand].borrow_mut(), |m| bytemuck::cast_slice_mut(m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::wgsl::uniform;
+
+    uniform! {
+        struct Nothing {
+            nothing: u32,
+        }
+    }
+
+    static KERNEL: Kernel =
+        Kernel { name: "k", source: "", parts: &[], params: Nothing::FIELDS, reference: |_| unreachable!() };
+
+    /// Records a pipeline for each of the numbers of a way, with scratch; returns the way.
+    fn record(r: &mut Recording, way: &Vec<u32>) -> Vec<u32> {
+        for &number in way {
+            let out = (r.scratch_f32(&[4]), Access::Write);
+            r.dispatch(&KERNEL, &[("N", number.into())], &[out], Nothing { nothing: 0 }, [1; 3]);
+        }
+        way.clone()
+    }
+
+    /// What is taken of three ways, with these pipelines struck off and this way preferred for the call "sum 4".
+    fn chosen(struck: &[u32], preferred: Option<&[u32]>) -> Vec<u32> {
+        let mut choices = Choices::default();
+        struck.iter().for_each(|n| choices.strike(format_args!("k N={n} (b=)")));
+        preferred.iter().for_each(|way| choices.prefer("sum 4", way));
+        let mut r = Recording::choosing(Arc::new(choices));
+        let way = r.choose(format_args!("sum {}", 4), &[vec![1, 2], vec![3], vec![0]], record);
+        let recorded: Vec<u32> = r.dispatches.iter().map(|d| d.constants[0].1 as u32).collect();
+        assert_eq!((&recorded, r.scratch.len()), (&way, way.len()), "what other ways recorded is left");
+        way
+    }
+
+    #[test]
+    fn the_first_way_that_stands_is_taken() {
+        assert_eq!(chosen(&[], None), [1, 2]);
+        assert_eq!(chosen(&[7], None), [1, 2]);
+        assert_eq!(chosen(&[2], None), [3]);
+        assert_eq!(chosen(&[1, 3], None), [0]);
+        assert_eq!(chosen(&[0, 1, 2, 3], None), [0]);
+    }
+
+    #[test]
+    fn a_measured_way_goes_first() {
+        assert_eq!(chosen(&[], Some(&[0])), [0]);
+        assert_eq!(chosen(&[0], Some(&[0])), [1, 2]);
+        assert_eq!(chosen(&[3, 2], Some(&[3])), [0]);
+        // A way that there is no longer.
+        assert_eq!(chosen(&[], Some(&[5])), [1, 2]);
+    }
+
+    #[test]
+    fn every_way_is_recorded_for_lists() {
+        let mut r = Recording::of_every_way();
+        assert_eq!(r.choose(format_args!("sum"), &[vec![1, 2], vec![3], vec![0]], record), [0]);
+        assert_eq!(r.dispatches.len(), 4);
     }
 }

@@ -339,7 +339,7 @@ impl State {
             true => Some(pool.u32(&[batch, prompt_rows], prompt.attention_mask)?),
             false => None,
         };
-        let mut r = Recording::new();
+        let mut r = device.recording();
         let places = Places {
             positions: pool.u32(&[all], &prompt.positions())?,
             slots: pool.u32(&[all], &(0..all as u32).collect::<Vec<_>>())?,
@@ -381,7 +381,7 @@ impl State {
             true => Some(pool.u32(self.table.shape(), &(0..self.rows).flat_map(of_row).collect::<Vec<_>>())?),
             false => None,
         };
-        let mut r = Recording::new();
+        let mut r = device.recording();
         if options.num_beams > 1 {
             reorder(&mut r, self.table, self.parents, self.past, prompt.rows, beams);
         }

@@ -302,7 +302,7 @@ impl Network {
         let table: Vec<u32> = (0..batch).flat_map(|b| (0..keys_count).map(move |t| slot(b, t))).collect();
         let slots: Vec<u32> = (0..batch).flat_map(|b| (past_len..keys_count).map(move |t| slot(b, t))).collect();
 
-        let mut r = Recording::new();
+        let mut r = self.device().recording();
         let x = self.record_embeddings(&mut r, &mut pool, inputs, checked)?;
         let pass = Pass {
             embeddings: x,

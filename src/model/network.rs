@@ -131,7 +131,7 @@ impl Network {
         pixels.check(&vit.config)?;
         let mut work = self.device.pool();
         let input = work.f32(&[pixels.batch, 3, pixels.height, pixels.width], &pixels.values)?;
-        let mut r = Recording::new();
+        let mut r = self.device.recording();
         let mut x = vit.embed(&mut r, &mut work, input)?;
         let mut states = Vec::new();
         if keep_all {
@@ -178,7 +178,7 @@ impl Network {
             record(&mut r, i, &layer)?;
             self.device.play(&r)?;
             self.device.finish().await?;
-            r = Recording::new();
+            r = self.device.recording();
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Network {
         let states = CrossStates { layers, images: vision.images, rows: vision.rows };
         let (cross, prefix) = (&self.nets.cross, self.config.prefix());
         let load = async |loader: &mut Loader<'_>, i| CrossKeyValue::load(loader, prefix, text, i).await;
-        self.play_layers(Recording::new(), &cross.layers, load, |r, i, layer| {
+        self.play_layers(self.device.recording(), &cross.layers, load, |r, i, layer| {
             cross.record(r, i, layer, vision.states, &states);
             Ok(())
         })
@@ -236,7 +236,7 @@ impl Network {
     /// # Errors
     /// `E_STATE` when the checkpoint lacks the heads.
     pub async fn embed_images_c(&self, vision: &Vision) -> Result<Vec<f32>> {
-        let mut r = Recording::new();
+        let mut r = self.device.recording();
         let out = self.record_c(&mut r, vision)?;
         self.play_and_read(r, out, "image embeddings").await
     }
@@ -250,7 +250,7 @@ impl Network {
         let heads = self.part(&self.nets.heads, "the CLIP heads")?;
         let projector = self.part(&heads.clip_projector2, "clip_projector2")?;
         let (images, queries) = (vision.images, self.config.text.num_query_token);
-        let mut r = Recording::new();
+        let mut r = self.device.recording();
         let mut pool = self.device.pool();
         let c = self.record_c(&mut r, vision)?;
         let x = r.scratch_f32(&[images * queries, self.config.text.hidden_size]);
@@ -290,7 +290,7 @@ impl Network {
         let projection = self.part(&heads.text_projection, "text_projection")?;
         let rows = self.check_texts(ids, texts)?;
         let mut pool = self.device.pool();
-        let mut r = Recording::new();
+        let mut r = self.device.recording();
         let x = r.scratch_f32(&[texts * rows, self.config.text.hidden_size]);
         let ids_tensor = pool.u32(&[texts * rows], ids)?;
         embed(&mut r, &self.nets.decoder.embed_tokens, ids_tensor, x, Rows::all(x));
@@ -352,7 +352,7 @@ impl Network {
         let mask = Mask::Additive(pool.f32(&[texts, rows, rows], &mask)?);
         let mut logits = Vec::with_capacity(crossed.len() * texts * 2);
         for picture in crossed {
-            let mut r = Recording::new();
+            let mut r = self.device.recording();
             let x = r.scratch_f32(&[texts * rows, self.config.text.hidden_size]);
             self.record_queries(&mut r, x, texts, rows)?;
             let to = Rows { batch: texts, rows: text_rows, stride: rows, first: queries };
@@ -472,7 +472,7 @@ impl Network {
 
         let mut pool = self.device.pool();
         let embeddings = pool.alloc(DType::F32, &[batch * rows, text.hidden_size])?;
-        let mut r = Recording::new();
+        let mut r = self.device.recording();
         if let Some(embeds) = &inputs.inputs_embeds {
             self.device.write_all(embeddings, &embeds.values)?;
         }

@@ -1,7 +1,6 @@
 //! `past_key_values`: the keys and values of earlier calls of `forward`.
 
 use crate::device::array::check_finite;
-use crate::device::recording::Recording;
 use crate::device::tensor::DType;
 use crate::device::{Array, Device, Pool};
 use crate::error::{Error, Result};
@@ -144,7 +143,7 @@ impl PastKeyValues {
         }
         let mut grown = PastKeyValues::empty(network, self.batch, rows.max(2 * self.capacity), DType::F32)?;
         if self.len > 0 {
-            let mut r = Recording::new();
+            let mut r = network.device().recording();
             let from = Rows { batch: self.batch, rows: self.len, stride: self.capacity, first: 0 };
             let to = Rows { stride: grown.capacity, ..from };
             for (old, new) in self.caches.iter().zip(&grown.caches) {

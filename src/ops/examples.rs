@@ -21,7 +21,7 @@ pub struct Op {
 impl Op {
     /// The calls of [`Op::examples`].
     pub fn record(&self) -> Examples {
-        let mut examples = Examples::default();
+        let mut examples = Examples { recording: Recording::of_every_way(), inputs: Vec::new() };
         (self.examples)(&mut examples);
         examples
     }
@@ -32,8 +32,7 @@ impl Op {
     }
 }
 
-/// Calls of ops on inputs that have no memory yet.
-#[derive(Default)]
+/// Calls of ops on inputs that have no memory yet, each in every way that its op has.
 pub struct Examples {
     pub recording: Recording,
     /// Every tensor that is not scratch.

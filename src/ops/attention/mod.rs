@@ -3,6 +3,8 @@
 pub mod heads;
 mod reference;
 
+use std::fmt;
+
 use crate::device::recording::{Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::attention::heads::Heads;
@@ -123,14 +125,29 @@ fn attention_in(r: &mut Recording, attention: Attention, storage: Storage) -> St
         assert_eq!(out.shape()[..out.shape().len() - 1], shape, "attention: probabilities {out:?}");
         let least = checked.least;
         assert!(out.dtype == DType::F32 && out.width() >= least, "attention: probabilities {out:?}, {least} keys");
-        checked.record(r, out, true);
+        checked.record(r, out, None);
     }
-    // Nobody would write what is behind the last column of a staged row.
-    let direct = checked.has_step() && checked.in_textures() && staged_width(heads.q_width()) == heads.q_width();
-    let storage = if direct { storage } else { Storage::Buffer };
-    let out = StagedRows::scratch(r, storage, batch * rows, heads.q_width());
-    checked.record(r, out.tensor(), false);
-    out
+    r.choose(format_args!("{checked}"), &checked.ways(), |r, way| {
+        // Nobody would write what is behind the last column of a staged row.
+        let direct = *way == Way::Keys && staged_width(heads.q_width()) == heads.q_width();
+        let storage = if direct { storage } else { Storage::Buffer };
+        let out = StagedRows::scratch(r, storage, batch * rows, heads.q_width());
+        checked.record(r, out.tensor(), Some(*way));
+        out
+    })
+}
+
+/// The kernel of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// [`STEP`].
+    Step,
+    /// [`KEYS`].
+    Keys,
+    /// [`ROWS`].
+    Rows,
+    /// [`PLAIN`].
+    Plain,
 }
 
 /// A call whose shapes fit, and what its kernels are told of keys and mask.
@@ -254,8 +271,21 @@ impl Checked {
         rows == 1 && k.tensor.dtype == v.tensor.dtype && self.in_pieces() && heads.head_dim <= MAX_HEAD_DIM_OF_STEP
     }
 
-    /// Records what goes to `out`: the probabilities, or the result.
-    fn record(&self, r: &mut Recording, out: Tensor, probabilities: bool) {
+    /// The kernels that can do it, fast first.
+    fn ways(&self) -> Vec<Way> {
+        let fast = match self.call.rows {
+            1 if self.has_step() && self.in_textures() => Some(Way::Keys),
+            1 if self.has_step() => Some(Way::Step),
+            1 => None,
+            _ if self.capacity > MAX_KEYS_OF_ROWS => None,
+            _ => Some(Way::Rows),
+        };
+        fast.into_iter().chain([Way::Plain]).collect()
+    }
+
+    /// Records what goes to `out`: the result, in one way, or, where there is none, the probabilities.
+    fn record(&self, r: &mut Recording, out: Tensor, way: Option<Way>) {
+        let probabilities = way.is_none();
         let Attention { batch, rows, heads, q, k, v, scale, .. } = self.call;
         let count = batch * heads.heads * rows;
         let constants = [
@@ -286,17 +316,31 @@ impl Checked {
         // An operand that is not there is never read: any tensor stands in for it.
         let [table, past, mask] = [self.table, self.past, self.mask].map(|operand| read(operand.unwrap_or(q.tensor)));
         let operands = [write(out), read(q.tensor), read(k.tensor), read(v.tensor), table, past, mask];
-        if self.has_step() && !probabilities {
-            let kernel = if self.in_textures() { &KEYS } else { &STEP };
-            return r.dispatch(kernel, &constants, &operands, params, grid(count));
-        }
         let lanes = ("LANES", LANES as f64);
-        if rows == 1 || probabilities || self.capacity > MAX_KEYS_OF_ROWS {
-            let more = [("PROBABILITIES", f64::from(u8::from(probabilities))), ("BLOCK", BLOCK as f64), lanes];
-            return r.dispatch(&PLAIN, &[&constants[..], &more].concat(), &operands, params, grid(count));
+        match way {
+            Some(Way::Step) => r.dispatch(&STEP, &constants, &operands, params, grid(count)),
+            Some(Way::Keys) => r.dispatch(&KEYS, &constants, &operands, params, grid(count)),
+            Some(Way::Rows) => {
+                let workgroups = grid((count * heads.head_dim.div_ceil(32)).div_ceil(LANES as usize));
+                r.dispatch(&ROWS, &[&constants[..], &[lanes]].concat(), &operands, params, workgroups);
+            }
+            Some(Way::Plain) | None => {
+                let more = [("PROBABILITIES", f64::from(u8::from(probabilities))), ("BLOCK", BLOCK as f64), lanes];
+                r.dispatch(&PLAIN, &[&constants[..], &more].concat(), &operands, params, grid(count));
+            }
         }
-        let workgroups = grid((count * heads.head_dim.div_ceil(32)).div_ceil(LANES as usize));
-        r.dispatch(&ROWS, &[&constants[..], &[lanes]].concat(), &operands, params, workgroups);
+    }
+}
+
+/// What tells calls apart for [`Recording::choose`].
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Attention { batch, rows, heads, k, .. } = self.call;
+        let Heads { heads, kv_heads, head_dim } = heads;
+        let (dtype, storage) = (k.tensor.dtype, k.tensor.storage);
+        let (rows, keys) = (rows.next_power_of_two(), self.capacity.next_power_of_two());
+        write!(f, "attention of {heads} heads ({kv_heads} for keys) of {head_dim}, {dtype:?} in {storage:?}, ")?;
+        write!(f, "{batch} x up to {rows} rows and {keys} keys, mask {}", self.mask_code)
     }
 }
 

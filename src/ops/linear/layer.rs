@@ -1,5 +1,7 @@
 //! `y = residual + layer_scale * (x W^T + bias)`: the linear layer, for weights of every format.
 
+use std::fmt;
+
 use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
@@ -61,9 +63,61 @@ pub fn linear(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epil
 
 /// As [`linear`], into a tensor that exists.
 pub fn linear_into(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
-    let x = x.into();
-    let shape = |part: &Part| Tile::choose(part, x.rows(), weight.cols);
-    record(r, x, weight, epilogue, y, stage::most_rows(weight.cols), shape);
+    let (x, most) = (x.into(), stage::most_rows(weight.cols));
+    let call = ProductCall::new("linear", x.rows(), weight);
+    r.choose(format_args!("{call}"), &Way::all(weight), |r, way| match way {
+        Way::Tile => record(r, x, weight, epilogue, y, most, |part| Tile::choose(part, x.rows(), weight.cols)),
+        Way::Plain => record(r, x, weight, epilogue, y, most, |_| None),
+    });
+}
+
+/// The kernel of a layer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    /// [`TILE`], for the parts whose groups are whole pieces.
+    Tile,
+    /// [`PLAIN`].
+    Plain,
+}
+
+impl Way {
+    /// Fast first.
+    fn all(weight: &Matrix) -> Vec<Way> {
+        let tile = weight.parts.iter().any(|part| part.format.has_whole_pieces(weight.cols));
+        tile.then_some(Way::Tile).into_iter().chain([Way::Plain]).collect()
+    }
+}
+
+/// What tells products apart for [`Recording::choose`].
+pub(super) struct ProductCall {
+    op: &'static str,
+    /// Of the first part: parts are stored alike, but for rare mixtures.
+    format: Format,
+    storage: Storage,
+    rows: usize,
+    outputs: usize,
+    cols: usize,
+}
+
+impl ProductCall {
+    pub(super) fn new(op: &'static str, rows: usize, weight: &Matrix) -> ProductCall {
+        let part = &weight.parts[0];
+        let (format, storage) = (part.format, part.words.storage);
+        ProductCall { op, format, storage, rows, outputs: weight.rows, cols: weight.cols }
+    }
+}
+
+impl fmt::Display for ProductCall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ProductCall { op, format, storage, rows, outputs, cols } = self;
+        // As many rows as differ little in what is fast for them.
+        let (least, most) = match rows {
+            1 => (1, 1),
+            2..=8 => (2, 8),
+            _ => (rows.next_power_of_two() / 2 + 1, rows.next_power_of_two()),
+        };
+        write!(f, "{op} {format:?} in {storage:?}, {least} to {most} rows, {outputs} x {cols}")
+    }
 }
 
 /// The shape of the fast kernel: what a team of invocations makes.

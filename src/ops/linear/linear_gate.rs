@@ -4,7 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Storage;
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
-use crate::ops::linear::layer::{Epilogue, Tile, dot, linear};
+use crate::ops::linear::layer::{Epilogue, ProductCall, Tile, dot, linear};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};
 use crate::ops::{kernel, read, unpack_row_of, write};
@@ -41,7 +41,11 @@ fn linear_gate_in(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: S
     };
     // A shader that makes two fours takes long to compile: see Tile::choose.
     let tile = tile.filter(|tile| tile.outputs == 8 || storage == Storage::Buffer);
-    record(r, x, gate_up, storage, tile.map(|tile| Tile { outputs: 8, ..tile }))
+    let tile = tile.map(|tile| Tile { outputs: 8, ..tile });
+    // The last way: two kernels one after the other.
+    let ways: Vec<Option<Tile>> = tile.map(Some).into_iter().chain([None]).collect();
+    let call = ProductCall::new("linear_gate", x.rows(), gate_up);
+    r.choose(format_args!("{call}"), &ways, |r, tile| record(r, x, gate_up, storage, *tile))
 }
 
 fn record(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage, tile: Option<Tile>) -> StagedRows {
