@@ -125,7 +125,7 @@ pub mod internals {
     pub use crate::ops::cache::kv_cache::KvCache;
     pub use crate::ops::cache::rope::RopeTables;
     pub use crate::ops::examples::{Examples, Fill, Op};
-    pub use crate::ops::roof::{fmas_a_round, invocations, roof_fma, roof_read};
+    pub use crate::ops::roof::{fmas_per_round, invocations, roof_fma, roof_read};
     pub use crate::ops::rows::embed::embed;
     pub use crate::ops::{KERNELS, Rows};
     #[cfg(not(target_arch = "wasm32"))]

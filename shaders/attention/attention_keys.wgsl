@@ -24,8 +24,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     let head = number % p.heads;
     let batch = number / p.heads;
-    let fours_a_piece = 1u + K_FORMAT;   // as in values
-    let piece = 4u * fours_a_piece;
+    let fours_per_piece = 1u + K_FORMAT;   // as in values
+    let piece = 4u * fours_per_piece;
     let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
     let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
     var keys = p.capacity;
@@ -48,8 +48,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let from_k = row * (p.k_width / piece) + head_in_k;
         let from_v = row * (p.v_width / piece) + head_in_v;
         var products = vec4(0.0);
-        for (var i = 0u; i < HEAD_DIM / 4u; i += fours_a_piece) {
-            let x = key_piece(from_k + i / fours_a_piece);
+        for (var i = 0u; i < HEAD_DIM / 4u; i += fours_per_piece) {
+            let x = key_piece(from_k + i / fours_per_piece);
             products += query[i] * four_of(x, K_FORMAT, 0u);
             if K_FORMAT == 1u {
                 products += query[i + 1u] * four_of(x, K_FORMAT, 1u);
@@ -61,8 +61,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         let w = weight(score - new_highest);
         highest = new_highest;
         sum = sum * shrink + w;
-        for (var i = 0u; i < HEAD_DIM / 4u; i += fours_a_piece) {
-            let x = value_piece(from_v + i / fours_a_piece);
+        for (var i = 0u; i < HEAD_DIM / 4u; i += fours_per_piece) {
+            let x = value_piece(from_v + i / fours_per_piece);
             result[i] = result[i] * shrink + w * four_of(x, V_FORMAT, 0u);
             if V_FORMAT == 1u {
                 result[i + 1u] = result[i + 1u] * shrink + w * four_of(x, V_FORMAT, 1u);

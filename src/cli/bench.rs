@@ -3,12 +3,12 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use clap::ValueEnum;
 use pollster::block_on;
-use qllama::internals::{DType, Recording, fmas_a_round, invocations, roof_fma, roof_read};
-use qllama::{Array, CAPTION_PROMPT, Device, GenerateInputs, GenerateOptions, KvCacheType, Model, PixelValues, Result};
+use qllama::internals::{DType, Recording, fmas_per_round, invocations, roof_fma, roof_read};
+use qllama::{Array, CAPTION_PROMPT, Device, GenerateInputs, GenerateOptions, Model, PixelValues, Result};
 
 use crate::common::Common;
+use crate::generation::words;
 use crate::info::size;
 use crate::out::say;
 
@@ -25,26 +25,10 @@ pub struct Args {
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: usize,
     /// Storage of cached keys and values; f16 takes half the memory and rounds them.
-    #[arg(long, value_enum, default_value = "f32", value_name = "TYPE")]
-    kv_cache: CacheArg,
+    #[arg(long, value_parser = words("kv_cache"), default_value = "f32", value_name = "TYPE")]
+    kv_cache: String,
     #[command(flatten)]
     common: Common,
-}
-
-/// How cached keys and values are stored.
-#[derive(Clone, Copy, ValueEnum)]
-enum CacheArg {
-    F32,
-    F16,
-}
-
-impl From<CacheArg> for KvCacheType {
-    fn from(cache: CacheArg) -> KvCacheType {
-        match cache {
-            CacheArg::F32 => KvCacheType::F32,
-            CacheArg::F16 => KvCacheType::F16,
-        }
-    }
 }
 
 /// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
@@ -64,8 +48,7 @@ async fn measure(args: Args, started: Instant) -> Result<()> {
         max_new_tokens: args.tokens,
         // No end: every round decodes as many tokens.
         eos_token_ids: Some(Vec::new()),
-        kv_cache: Some(args.kv_cache.into()),
-        ..Default::default()
+        ..GenerateOptions::parse([("kv_cache", args.kv_cache.as_str())])?
     };
     let prompt = match (args.prompt_tokens, model.tokenizer()) {
         // Any ids do.
@@ -184,7 +167,7 @@ async fn roofs(device: &Device) -> Result<(f64, f64)> {
         roof_fma(&mut r, sums, rounds);
         best.1 = best.1.min(timed(device, &r).await?);
     }
-    Ok((ROOF_BYTES as f64 / best.0, (fmas_a_round() * u64::from(rounds)) as f64 / best.1))
+    Ok((ROOF_BYTES as f64 / best.0, (fmas_per_round() * u64::from(rounds)) as f64 / best.1))
 }
 
 async fn timed(device: &Device, recording: &Recording) -> Result<f64> {

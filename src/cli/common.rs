@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use qllama::internals::{decode, read_tokenizer};
-use qllama::{Array, Error, Location, Opened, PixelValues, Preprocessor, Progress, Result, Tokenizer};
+use qllama::{Array, Error, Location, Mode, Opened, PixelValues, Preprocessor, Progress, Result, Tokenizer};
 
 use crate::device::adapter;
 
@@ -76,6 +77,13 @@ pub fn hint(error: &Error) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// `--mode` that takes these.
+pub fn modes(these: &[Mode]) -> impl TypedValueParser<Value = Mode> + use<> {
+    let named = Mode::NAMED.iter().filter(|(_, mode, _)| these.contains(mode));
+    let words: Vec<PossibleValue> = named.map(|(name, _, help)| PossibleValue::new(*name).help(*help)).collect();
+    PossibleValuesParser::new(words).try_map(|word| word.parse::<Mode>())
 }
 
 /// A prompt's ids [1, rows], as `generate` takes them.

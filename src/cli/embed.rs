@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
 use pollster::block_on;
 use qllama::internals::{NamedTensor, Network, SUMMARIZE, check_ids, write_tensors};
 use qllama::{Error, Mode, Opened, PixelValues, Result};
 
-use crate::common::{Common, Pictures};
+use crate::common::{Common, Pictures, modes};
 use crate::tensors::{TensorFile, check_outputs};
 
 /// Write embeddings of pictures and texts to a safetensors file.
@@ -31,8 +30,8 @@ pub struct Args {
     #[arg(long, required = true, value_name = "G.safetensors")]
     outputs: PathBuf,
     /// Image embedding to write; default both.
-    #[arg(long, value_enum)]
-    mode: Option<EmbeddingMode>,
+    #[arg(long, value_parser = modes(&[Mode::C, Mode::G]))]
+    mode: Option<Mode>,
     /// Also write `itm_logits` [images, texts, 2].
     #[arg(long)]
     itm: bool,
@@ -41,15 +40,6 @@ pub struct Args {
     ignore_orientation: bool,
     #[command(flatten)]
     common: Common,
-}
-
-/// Which image embedding is written.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum EmbeddingMode {
-    /// InternVL-C: of the vision encoder alone.
-    C,
-    /// InternVL-G: with QLLaMA's query tokens.
-    G,
 }
 
 /// Text ids [texts, rows].
@@ -146,8 +136,8 @@ async fn embed(
     let states = network.vision_rows(&vision).await?;
     out.push(NamedTensor::f32("vision_hidden_states", &states.shape, &states.values));
     let crossed = network.cross_states(&vision).await?;
-    for (mode, name, left_out) in [(Mode::C, "C", EmbeddingMode::G), (Mode::G, "G", EmbeddingMode::C)] {
-        if args.mode == Some(left_out) {
+    for (mode, name) in [(Mode::C, "C"), (Mode::G, "G")] {
+        if args.mode.is_some_and(|wanted| wanted != mode) {
             continue;
         }
         let images = match mode {

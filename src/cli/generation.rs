@@ -1,6 +1,6 @@
 //! The options of generation as arguments: made of the library's list of them.
 
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use qllama::{GenerateOptions, OptionField, Result, Takes};
 
@@ -34,9 +34,15 @@ fn argument(field: &'static OptionField) -> Arg {
         Takes::Number => argument.value_name("X"),
         Takes::Ids => argument.value_name("ID,ID"),
         Takes::Flag => argument.action(ArgAction::SetTrue).allow_negative_numbers(false),
-        Takes::OneOf(words) => argument
-            .value_parser(words.iter().map(|(word, help)| PossibleValue::new(*word).help(*help)).collect::<Vec<_>>()),
+        Takes::OneOf(_) => argument.value_parser(words(field.name)),
     }
+}
+
+/// The words that an option of generation takes.
+pub fn words(name: &str) -> PossibleValuesParser {
+    let field = GenerateOptions::FIELDS.iter().find(|field| field.name == name);
+    let Some(Takes::OneOf(words)) = field.map(|field| field.takes) else { panic!("{name} takes no words") };
+    words.iter().map(|(word, help)| PossibleValue::new(*word).help(*help)).collect::<Vec<_>>().into()
 }
 
 impl clap::Args for GenerationArgs {

@@ -161,7 +161,7 @@ impl Facts<'_> {
             "phases": self.phases().iter().map(phase).collect::<Vec<_>>(),
             "decoder_activations_bytes": needs.decoder_activations,
             "resident_bytes": needs.resident(stays), "peak_bytes": needs.peak(stays), "streamed": names(stays),
-            "least_budget_bytes": needs.least_budget(), "cache_bytes_a_row": self.cache_bytes_per_row(),
+            "least_budget_bytes": needs.least_budget(), "cache_bytes_per_row": self.cache_bytes_per_row(),
             "kinds": kinds.iter().map(kind).collect::<Vec<_>>(), "unknown_tensors": unknown,
             "adapters": verdicts.iter().map(|(_, verdict)| verdict.json()).collect::<Vec<_>>(),
         })

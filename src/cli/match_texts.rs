@@ -2,10 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use qllama::{Mode, Result};
 
-use crate::common::{Common, Pictures};
+use crate::common::{Common, Pictures, modes};
 use crate::out::say;
 
 /// Compare pictures with texts: a table of probabilities, a row a picture, that sums to 1 over the texts.
@@ -18,34 +17,13 @@ pub struct Args {
     #[arg(long = "text", required = true, num_args = 1.., value_name = "TEXT")]
     texts: Vec<String>,
     /// How to compare.
-    #[arg(long, value_enum, default_value = "c")]
-    mode: ModeArg,
+    #[arg(long, value_parser = modes(&[Mode::C, Mode::G, Mode::Itm]), default_value = "c")]
+    mode: Mode,
     /// Take pictures as they are stored, without turning them as their EXIF orientation says.
     #[arg(long)]
     ignore_orientation: bool,
     #[command(flatten)]
     common: Common,
-}
-
-/// How a picture and a text are compared.
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ModeArg {
-    /// InternVL-C: by embeddings of the vision encoder alone.
-    C,
-    /// InternVL-G: by embeddings with QLLaMA's query tokens.
-    G,
-    /// Image-text matching: each pair's own probability.
-    Itm,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Mode {
-        match mode {
-            ModeArg::C => Mode::C,
-            ModeArg::G => Mode::G,
-            ModeArg::Itm => Mode::Itm,
-        }
-    }
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -54,7 +32,7 @@ pub fn run(args: Args) -> Result<()> {
     let pictures = Pictures::open(&opened, &args.images, args.ignore_orientation)?;
     let model = opened.load()?;
     let texts: Vec<&str> = args.texts.iter().map(String::as_str).collect();
-    let matcher = model.matcher(&texts, args.mode.into())?;
+    let matcher = model.matcher(&texts, args.mode)?;
     let mut rows = Vec::new();
     for picture in pictures.iter() {
         let (name, pixels) = picture?;

@@ -10,7 +10,7 @@ use bytemuck::Pod;
 
 use crate::device::choices::Choices;
 use crate::device::tensor::{DType, Storage, Tensor};
-use crate::device::wgsl::{Access, Binding, Field, Part, Uniform, compose};
+use crate::device::wgsl::{Access, Binding, Field, Import, Uniform, compose};
 
 /// One op's code, or one of several that an op chooses from: WGSL and the same meaning in Rust.
 ///
@@ -22,7 +22,7 @@ pub struct Kernel {
     /// The file's text. Its `#import` lines name parts: see `compose`.
     pub source: &'static str,
     /// What it may import.
-    pub parts: &'static [Part],
+    pub imports: &'static [Import],
     /// The fields of its parameters.
     pub params: &'static [Field],
     /// Computes what the shader computes, on host memory.
@@ -35,7 +35,7 @@ impl Kernel {
     /// # Panics
     /// Where an import is wrong: that is an error of the kernel.
     pub fn wgsl(&self, operands: &[Binding]) -> String {
-        compose(self.name, self.source, self.parts, operands).unwrap_or_else(|e| panic!("{}: {e}", self.name))
+        compose(self.name, self.source, self.imports, operands).unwrap_or_else(|e| panic!("{}: {e}", self.name))
     }
 }
 
@@ -280,7 +280,7 @@ mod tests {
     }
 
     static KERNEL: Kernel =
-        Kernel { name: "k", source: "", parts: &[], params: Nothing::FIELDS, reference: |_| unreachable!() };
+        Kernel { name: "k", source: "", imports: &[], params: Nothing::FIELDS, reference: |_| unreachable!() };
 
     /// Records a pipeline for each of the numbers of a way, with scratch; returns the way.
     fn record(r: &mut Recording, way: &Vec<u32>) -> Vec<u32> {

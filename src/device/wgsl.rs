@@ -5,7 +5,7 @@ use bytemuck::Pod;
 use crate::device::tensor::{Storage, Tensor};
 
 /// WGSL that kernels share.
-pub struct Part {
+pub struct Import {
     /// Its file in `shaders`, without the ending: `shared/floats`.
     pub name: &'static str,
     pub source: &'static str,
@@ -80,14 +80,14 @@ impl Binding {
 ///
 /// # Errors
 /// Unknown parts, circles, imports behind code, and `{n}` of operands that there are not.
-pub fn compose(name: &str, source: &str, parts: &[Part], operands: &[Binding]) -> Result<String, String> {
-    let mut composer = Composer { parts, operands, done: Vec::new(), open: Vec::new(), text: String::new() };
+pub fn compose(name: &str, source: &str, shared: &[Import], operands: &[Binding]) -> Result<String, String> {
+    let mut composer = Composer { shared, operands, done: Vec::new(), open: Vec::new(), text: String::new() };
     composer.add(name, source)?;
     Ok(composer.text)
 }
 
 struct Composer<'a> {
-    parts: &'a [Part],
+    shared: &'a [Import],
     operands: &'a [Binding],
     /// Names of the parts in `text`.
     done: Vec<&'a str>,
@@ -107,7 +107,7 @@ impl<'a> Composer<'a> {
         self.open.push(name);
         for import in imports(source).map_err(|line| format!("{name}: {line:?} stands behind code"))? {
             let wanted = self.resolve(import).map_err(|e| format!("{name}: #import {import}: {e}"))?;
-            let part = self.parts.iter().find(|part| part.name == wanted);
+            let part = self.shared.iter().find(|part| part.name == wanted);
             let part = part.ok_or_else(|| format!("{name}: #import {import}: there is no part {wanted}"))?;
             self.add(part.name, part.source)?;
         }
@@ -152,19 +152,19 @@ pub(crate) fn imports(source: &str) -> Result<Vec<&str>, &str> {
 mod tests {
     use super::*;
 
-    const PARTS: [Part; 7] = [
-        Part { name: "a", source: "// Gives: a.\nconst a = 1;\n" },
-        Part { name: "b", source: "#import a\nconst b = a;\n" },
-        Part { name: "x_in_buffers", source: "#import a\nconst x = 1;\n" },
-        Part { name: "x_in_textures", source: "const x = 2;\n" },
-        Part { name: "late", source: "const late = 1;\n#import a\n" },
-        Part { name: "one", source: "#import two\n" },
-        Part { name: "two", source: "#import one\n" },
+    const IMPORTS: [Import; 7] = [
+        Import { name: "a", source: "// Gives: a.\nconst a = 1;\n" },
+        Import { name: "b", source: "#import a\nconst b = a;\n" },
+        Import { name: "x_in_buffers", source: "#import a\nconst x = 1;\n" },
+        Import { name: "x_in_textures", source: "const x = 2;\n" },
+        Import { name: "late", source: "const late = 1;\n#import a\n" },
+        Import { name: "one", source: "#import two\n" },
+        Import { name: "two", source: "#import one\n" },
     ];
 
     fn put_together(source: &str) -> Result<String, String> {
         let operands = [Binding::Buffer(Access::Write), Binding::Texture, Binding::WrittenTexture(Storage::Pieces)];
-        compose("main", source, &PARTS, &operands)
+        compose("main", source, &IMPORTS, &operands)
     }
 
     #[test]

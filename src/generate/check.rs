@@ -81,13 +81,13 @@ impl GivenRows<'_> {
 ///
 /// # Errors
 /// `E_TOKEN`.
-pub fn check_ids(text: &LlamaConfig, ids: &[i64]) -> Result<Vec<u32>> {
+pub fn check_ids<I: Into<i64> + Copy>(text: &LlamaConfig, ids: &[I]) -> Result<Vec<u32>> {
     let vocab = text.vocab_size;
-    let id = |(index, &id): (usize, &i64)| match u32::try_from(id) {
+    let id = |(index, id): (usize, i64)| match u32::try_from(id) {
         Ok(small) if (small as usize) < vocab => Ok(small),
         _ => Err(Error::Token { index, id, vocab }),
     };
-    ids.iter().enumerate().map(id).collect()
+    ids.iter().map(|&id| id.into()).enumerate().map(id).collect()
 }
 
 /// A mask of zeros and ones whose shape is `[batch, w]` for one of `widths`. Returns the width.

@@ -4,6 +4,7 @@ use crate::device::tensor::DType;
 use crate::error::{Error, Result};
 use crate::files::config::LlamaConfig;
 use crate::generate::beams::{EarlyStopping, candidates};
+use crate::generate::check::check_ids;
 use crate::ops::logits::sampling::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
 use crate::ops::logits::top_k::MAX_K;
 
@@ -135,9 +136,7 @@ impl GenerateOptions {
         let ends = self.eos_token_ids.clone().unwrap_or_else(|| config.eos_token_ids.clone());
         let kv_cache = self.kv_cache.unwrap_or(kv_cache);
         let vocab = config.vocab_size;
-        if let Some(index) = ends.iter().position(|&id| id as usize >= vocab) {
-            return Err(Error::Token { index, id: ends[index].into(), vocab });
-        }
+        check_ids(config, &ends)?;
         if self.num_beams > 1 {
             self.check_candidates(&ends)?;
             if (0..vocab as u32).all(|id| ends.contains(&id)) {

@@ -71,7 +71,7 @@ pub type OnEvent<'a> = &'a mut dyn FnMut(Event) -> ControlFlow<()>;
 /// Generates from a prompt.
 ///
 /// # Errors
-/// `E_CONTEXT` when positions would go beyond the model's, `E_NONFINITE` when logits are not numbers, `E_ABORTED`, and the
+/// `E_NONFINITE` when logits are not numbers, `E_ABORTED`, and the
 /// device's errors.
 pub(crate) async fn generate(
     model: &Qllama,
@@ -133,8 +133,6 @@ struct State {
 
 impl<'a> Session<'a> {
     fn new(model: &'a Qllama, device: &Device, prompt: &Prompt, options: &'a Resolved) -> Result<Session<'a>> {
-        let longest = prompt.lengths().max().unwrap_or(0);
-        options.check_rows(&model.config, longest)?;
         let rows = prompt.batch * options.copies();
         // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
         let cache_rows = prompt.batch * prompt.rows + rows * options.max_new_tokens;

@@ -4,9 +4,10 @@
 //! what opens a model, [`forward`](super::forward) the published forward pass.
 
 use std::ops::ControlFlow;
+use std::str::FromStr;
 
 use crate::device::{Array, DeviceInfo};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 use crate::files::config::Config;
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType, Resolved};
@@ -29,6 +30,26 @@ pub enum Mode {
     G,
     /// Image-text matching: QLLaMA sees picture and text together.
     Itm,
+}
+
+impl Mode {
+    /// All modes as front ends name them, with what they mean.
+    pub const NAMED: &'static [(&'static str, Mode, &'static str)] = &[
+        ("c", Mode::C, "InternVL-C: by embeddings of the vision encoder alone"),
+        ("g", Mode::G, "InternVL-G: by embeddings with QLLaMA's query tokens"),
+        ("itm", Mode::Itm, "image-text matching: each pair by itself"),
+    ];
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Mode> {
+        let named = Mode::NAMED.iter().find(|(known, ..)| *known == name);
+        named
+            .map(|(_, mode, _)| *mode)
+            .ok_or_else(|| Error::Input { reason: format!("mode: expected c, g or itm, found {:?}", printable(name)) })
+    }
 }
 
 /// How a caption is written; the default is the published prompt and greedy search.
@@ -359,10 +380,10 @@ impl Matcher<'_> {
         if *mode == Mode::Itm {
             let crossed = model.cross(pixels).await?;
             let logits = network.itm(&[&crossed], ids, *count).await?;
-            return Ok(logits.chunks(2).map(|pair| softmax(pair)[1]).collect());
+            return Ok(logits.chunks(2).map(|pair| softmax(pair.to_vec())[1]).collect());
         }
         let picture = model.embed_vision(&network.vision(pixels).await?, *mode).await?;
-        Ok(softmax(&network.logits_per_image(&picture, embeddings)?))
+        Ok(softmax(network.logits_per_image(&picture, embeddings)?))
     }
 }
 

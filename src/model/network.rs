@@ -9,6 +9,7 @@ use crate::device::{Array, Device, Pool};
 use crate::error::{Error, Result};
 use crate::files::checkpoint::Checkpoint;
 use crate::files::config::Config;
+use crate::generate::check::check_ids;
 use crate::generate::inputs::{CheckedInputs, GenerateInputs};
 use crate::generate::options::Resolved;
 use crate::generate::session::{self, OnEvent, Sequence};
@@ -417,11 +418,8 @@ impl Network {
                 found: format!("{} ids for {texts} text(s)", ids.len()),
             });
         }
-        let vocab = self.config.text.vocab_size;
-        match ids.iter().position(|&id| id as usize >= vocab) {
-            Some(index) => Err(Error::Token { index, id: ids[index].into(), vocab }),
-            None => Ok(ids.len() / texts),
-        }
+        check_ids(&self.config.text, ids)?;
+        Ok(ids.len() / texts)
     }
 
     fn part<'p, T>(&self, part: &'p Option<T>, name: &str) -> Result<&'p T> {

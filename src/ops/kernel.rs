@@ -14,7 +14,7 @@ macro_rules! kernel {
         $crate::device::recording::Kernel {
             name: $name,
             source: include_str!(concat!("../../../shaders/", $folder, "/", $name, ".wgsl")),
-            parts: $crate::ops::parts::PARTS,
+            imports: $crate::ops::imports::IMPORTS,
             params: <$params as $crate::device::wgsl::Uniform>::FIELDS,
             reference: $reference,
         }

@@ -5,11 +5,11 @@ pub mod cache;
 #[cfg(test)]
 mod checks;
 pub mod examples;
+mod imports;
 mod kernel;
 pub mod linear;
 pub mod logits;
 pub mod norms;
-mod parts;
 pub mod roof;
 pub mod rows;
 pub mod vision;

@@ -81,8 +81,8 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] when the bytes are not such a file, are cut short, hold another kind of model than BPE, or
     /// contradict themselves (a piece twice, a special id outside the vocabulary).
     pub fn from_bytes(file_name: &str, bytes: &[u8]) -> Result<Tokenizer> {
-        let (parts, options, characters) = sentencepiece::read(bytes).map_err(|reason| fail(file_name, reason))?;
-        Tokenizer::build(file_name, parts, options, characters)
+        let (listed, options, characters) = sentencepiece::read(bytes).map_err(|reason| fail(file_name, reason))?;
+        Tokenizer::build(file_name, listed, options, characters)
     }
 
     /// Makes a tokenizer of the parts that other files hold (GGUF: `tokenizer.ggml.tokens`, `.scores`, `.token_type`),
@@ -104,18 +104,18 @@ impl Tokenizer {
             let reason = format!("expected a score and a type for each of {pieces} pieces, found {scores} and {types}");
             return Err(fail(file_name, reason));
         }
-        let parts = pieces.into_iter().zip(scores).zip(types).map(|((p, &s), &t)| (p, s, t)).collect();
-        Tokenizer::build(file_name, parts, options, CharacterMap::default())
+        let listed = pieces.into_iter().zip(scores).zip(types).map(|((p, &s), &t)| (p, s, t)).collect();
+        Tokenizer::build(file_name, listed, options, CharacterMap::default())
     }
 
     fn build(
         file_name: &str,
-        parts: Vec<sentencepiece::Part>,
+        listed: Vec<sentencepiece::Listed>,
         options: SentencePieceOptions,
         characters: CharacterMap,
     ) -> Result<Tokenizer> {
         let (pieces, model) =
-            SentencePiece::new(parts, options, characters).map_err(|reason| fail(file_name, reason))?;
+            SentencePiece::new(listed, options, characters).map_err(|reason| fail(file_name, reason))?;
         let specials = [options.bos_id, options.eos_id, options.unk_id];
         let specials = Prefixes::new(specials.map(|id| (pieces[id as usize].text.clone(), id)));
         let encoder = Encoder::SentencePiece(model);

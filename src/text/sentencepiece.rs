@@ -23,7 +23,7 @@ const UNKNOWN: u32 = u32::MAX;
 const USER_DEFINED: u32 = u32::MAX - 1;
 
 /// A piece as files have it: text, score, and the number of its type.
-pub(super) type Part = (String, f32, i32);
+pub(super) type Listed = (String, f32, i32);
 
 /// A vocabulary as the encoder uses it.
 pub(super) struct SentencePiece {
@@ -61,7 +61,7 @@ type Halves = ([u32; 2], [usize; 3]);
 ///
 /// # Errors
 /// What is wrong.
-pub(super) fn read(bytes: &[u8]) -> Result<(Vec<Part>, SentencePieceOptions, CharacterMap), String> {
+pub(super) fn read(bytes: &[u8]) -> Result<(Vec<Listed>, SentencePieceOptions, CharacterMap), String> {
     let whole = "expected a whole SentencePiece model (tokenizer.model)";
     let model = SentencePieceModel::from_slice(bytes).map_err(|e| format!("{whole}: {e}"))?;
     let trainer = model.trainer().ok_or_else(|| format!("{whole}: the trainer's settings are missing"))?;
@@ -83,8 +83,8 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Vec<Part>, SentencePieceOptions, Cha
     };
     let characters = CharacterMap::from_bytes(normalizer.precompiled_charsmap())
         .ok_or_else(|| "the normaliser's character map is malformed".to_string())?;
-    let parts = model.pieces().iter().map(|p| (p.piece().to_string(), p.score(), p.r#type.unwrap_or(1))).collect();
-    Ok((parts, options, characters))
+    let listed = model.pieces().iter().map(|p| (p.piece().to_string(), p.score(), p.r#type.unwrap_or(1))).collect();
+    Ok((listed, options, characters))
 }
 
 impl SentencePiece {
@@ -93,21 +93,21 @@ impl SentencePiece {
     /// # Errors
     /// What is wrong.
     pub(super) fn new(
-        parts: Vec<Part>,
+        listed: Vec<Listed>,
         options: SentencePieceOptions,
         characters: CharacterMap,
     ) -> Result<(Vec<Piece>, SentencePiece), String> {
         for (what, id) in [("bos_id", options.bos_id), ("eos_id", options.eos_id), ("unk_id", options.unk_id)] {
-            if id as usize >= parts.len() {
-                return Err(format!("{what}: expected an id below {} (the pieces), found {id}", parts.len()));
+            if id as usize >= listed.len() {
+                return Err(format!("{what}: expected an id below {} (the pieces), found {id}", listed.len()));
             }
         }
-        let mut pieces = Vec::with_capacity(parts.len());
-        let mut known = HashMap::with_capacity(parts.len());
+        let mut pieces = Vec::with_capacity(listed.len());
+        let mut known = HashMap::with_capacity(listed.len());
         let mut user_defined = Vec::new();
         let mut bytes = Box::new([options.unk_id; 256]);
         let mut longest = 0;
-        for (index, (text, score, type_number)) in parts.into_iter().enumerate() {
+        for (index, (text, score, type_number)) in listed.into_iter().enumerate() {
             let id = index as u32;
             let fail = |reason: String| format!("piece {id} ({:?}): {reason}", printable(&text));
             if text.is_empty() || text.len() > MAX_PIECE_BYTES {

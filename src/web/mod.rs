@@ -23,8 +23,8 @@ use crate::model::{Builder, CAPTION_PROMPT, Generation, Model, PastKeyValues, Pi
 use crate::web::files::Fetched;
 use crate::web::options::{generate_options, in_camel_case, kv_cache};
 use crate::web::values::{
-    array_to_js, floats_to_js, forward_inputs, get, input_error, int_values, key_values, key_values_to_js, mode,
-    object, outputs_to_js, picture, size_to_js, text, whole,
+    array_to_js, floats_to_js, forward_inputs, get, input_error, int_values, key_values, key_values_to_js, object,
+    outputs_to_js, picture, size_to_js, text, whole,
 };
 
 /// Where the last panic's message is left for the worker, which sees only a trap.
@@ -185,12 +185,12 @@ impl WebModel {
         &self,
         images: Vec<JsValue>,
         texts: Vec<String>,
-        mode_name: String,
+        mode: String,
         on_step: Function,
     ) -> JsResult<JsValue> {
         let run = async {
             let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-            let matcher = self.model.matcher_async(&texts, mode(&mode_name)?).await?;
+            let matcher = self.model.matcher_async(&texts, mode.parse()?).await?;
             let table = JsArray::new();
             for image in &images {
                 if flow(on_step.call0(&JsValue::NULL)).is_break() {
@@ -206,9 +206,9 @@ impl WebModel {
 
     /// A picture's embedding, not normalised; `mode` is `c` or `g`.
     #[wasm_bindgen(js_name = embedImage)]
-    pub async fn embed_image(&self, image: JsValue, mode_name: String) -> JsResult<JsValue> {
+    pub async fn embed_image(&self, image: JsValue, mode: String) -> JsResult<JsValue> {
         let run = async {
-            let embedding = self.model.embed_picture_async(&picture(&image)?, mode(&mode_name)?).await?;
+            let embedding = self.model.embed_picture_async(&picture(&image)?, mode.parse()?).await?;
             Ok(floats_to_js(&embedding))
         };
         self.settled(run.await).await

@@ -6,7 +6,7 @@ use wasm_bindgen::prelude::*;
 use crate::device::Array;
 use crate::error::{Error, Result, printable};
 use crate::image::Picture;
-use crate::model::{ForwardInputs, ForwardOutputs, Mode};
+use crate::model::{ForwardInputs, ForwardOutputs};
 
 /// A layer's keys and values.
 pub type KeyValue = (Array<f32>, Array<f32>);
@@ -55,16 +55,6 @@ pub fn text(from: &JsValue, key: &str) -> Result<Option<String>> {
     match value.as_string() {
         Some(text) => Ok(Some(text)),
         None => input_error(format!("{key}: expected a string")),
-    }
-}
-
-/// How pictures and texts are compared: `c`, `g` or `itm`.
-pub fn mode(name: &str) -> Result<Mode> {
-    match name {
-        "c" => Ok(Mode::C),
-        "g" => Ok(Mode::G),
-        "itm" => Ok(Mode::Itm),
-        _ => input_error(format!("mode: expected c, g or itm, found {:?}", printable(name))),
     }
 }
 

@@ -31,7 +31,7 @@ pub struct Loader<'a> {
     max_binding_bytes: u64,
     /// What holds the words of matrices.
     storage: Storage,
-    mode: Mode<'a>,
+    purpose: Purpose<'a>,
     /// What the calls asked for, with the bytes that it takes on the device.
     pub requirements: Vec<Requirement>,
     pub device_bytes: u64,
@@ -79,7 +79,7 @@ impl<L> Layers<L> {
     }
 }
 
-enum Mode<'a> {
+enum Purpose<'a> {
     Plan,
     Load { pool: &'a mut Pool, on_bytes: OnBytes<'a> },
 }
@@ -105,7 +105,7 @@ impl<'a> Loader<'a> {
             quantization,
             max_binding_bytes: device.max_binding_bytes,
             storage: device.weights,
-            mode: Mode::Plan,
+            purpose: Purpose::Plan,
             requirements: Vec::new(),
             device_bytes: 0,
             stored_bytes: 0,
@@ -121,7 +121,7 @@ impl<'a> Loader<'a> {
         on_bytes: OnBytes<'a>,
     ) -> Loader<'a> {
         let plan = Loader::plan(checkpoint, quantization, &pool.device().info());
-        Loader { mode: Mode::Load { pool, on_bytes }, ..plan }
+        Loader { purpose: Purpose::Load { pool, on_bytes }, ..plan }
     }
 
     /// Whether the checkpoint has a tensor of this name.
@@ -143,9 +143,9 @@ impl<'a> Loader<'a> {
     pub async fn host_f32(&mut self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         self.require(name, shape, &ElementType::FLOATS);
         let len: usize = shape.iter().product();
-        match &mut self.mode {
-            Mode::Plan => Ok(vec![0.0; len]),
-            Mode::Load { on_bytes, .. } => {
+        match &mut self.purpose {
+            Purpose::Plan => Ok(vec![0.0; len]),
+            Purpose::Load { on_bytes, .. } => {
                 let info = self.checkpoint.get(name)?;
                 let mut bytes = vec![0; info.bytes as usize];
                 self.checkpoint.read(info, 0, &mut bytes).await?;
@@ -165,9 +165,9 @@ impl<'a> Loader<'a> {
     pub fn made_f32(&mut self, shape: &[usize], make: impl FnOnce() -> Vec<f32>) -> Result<Tensor> {
         let planned = Tensor::new(0, DType::F32, shape);
         self.count(planned);
-        match &mut self.mode {
-            Mode::Plan => Ok(planned),
-            Mode::Load { pool, .. } => pool.f32(shape, &make()),
+        match &mut self.purpose {
+            Purpose::Plan => Ok(planned),
+            Purpose::Load { pool, .. } => pool.f32(shape, &make()),
         }
     }
 
@@ -199,7 +199,7 @@ impl<'a> Loader<'a> {
         let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
         let format = self.dense_format(name);
         let part = self.new_part(Layout::floats(self.storage, rows, format), 0, cols)?;
-        if let Mode::Load { pool, .. } = &mut self.mode {
+        if let Purpose::Load { pool, .. } = &mut self.purpose {
             write_rows(pool.device(), part.words, 0, bytemuck::cast_slice(&pack_f32(rows, &turned, format)))?;
         }
         Ok(Matrix { rows: cols, cols: rows, parts: vec![part] })
@@ -296,9 +296,9 @@ impl<'a> Loader<'a> {
     /// Room for rows `first_row ..` of a matrix.
     fn new_part(&mut self, layout: Layout, first_row: usize, rows: usize) -> Result<Part> {
         Part::new(layout, first_row, rows, |storage, dtype, shape| {
-            let tensor = match &mut self.mode {
-                Mode::Plan => Tensor::new(0, dtype, shape).stored(storage),
-                Mode::Load { pool, .. } => pool.alloc_in(storage, dtype, shape)?,
+            let tensor = match &mut self.purpose {
+                Purpose::Plan => Tensor::new(0, dtype, shape).stored(storage),
+                Purpose::Load { pool, .. } => pool.alloc_in(storage, dtype, shape)?,
             };
             self.count(tensor);
             Ok(tensor)
@@ -308,7 +308,7 @@ impl<'a> Loader<'a> {
     /// Rows `range` of the stacked matrices `alike`.
     async fn part(&mut self, alike: &[Stored], first_row: usize, range: Range<usize>) -> Result<Part> {
         let part = self.new_part(alike[0].layout, first_row, range.len())?;
-        if let Mode::Plan = self.mode {
+        if let Purpose::Plan = self.purpose {
             return Ok(part);
         }
         let mut all = GroupScales::default();
@@ -325,7 +325,7 @@ impl<'a> Loader<'a> {
             }
             above += matrix.rows;
         }
-        let Mode::Load { pool, .. } = &mut self.mode else { unreachable!("planning returned above") };
+        let Purpose::Load { pool, .. } = &mut self.purpose else { unreachable!("planning returned above") };
         if let Some(scales) = part.scales {
             write_rows(pool.device(), scales, 0, &all.scales)?;
         }
@@ -345,7 +345,7 @@ impl<'a> Loader<'a> {
         to_row: usize,
         out: &mut GroupScales,
     ) -> Result<()> {
-        let Mode::Load { pool, on_bytes } = &mut self.mode else { return Ok(()) };
+        let Purpose::Load { pool, on_bytes } = &mut self.purpose else { return Ok(()) };
         let Layout { cols, format, scales, .. } = matrix.layout;
         let bits = cols * format.bits();
         let (name, stored_row) = match (matrix.blocks, scales) {
@@ -386,7 +386,7 @@ impl<'a> Loader<'a> {
 
     /// Appends the scales, as stored, and the offsets of some rows.
     async fn read_scales(&mut self, matrix: &Stored, rows: Range<usize>, out: &mut GroupScales) -> Result<()> {
-        let Mode::Load { on_bytes, .. } = &mut self.mode else { return Ok(()) };
+        let Purpose::Load { on_bytes, .. } = &mut self.purpose else { return Ok(()) };
         let Format::Int { bits, .. } = matrix.layout.format else { return Ok(()) };
         let groups = matrix.layout.format.groups(matrix.layout.cols);
         let name = format!("{}.weight_scale", matrix.name);

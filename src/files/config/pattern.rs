@@ -5,11 +5,11 @@
 /// A compiled pattern.
 #[derive(Debug, Clone)]
 pub struct Pattern {
-    steps: Vec<Step>,
+    instructions: Vec<Instruction>,
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum Instruction {
     /// One character; true in front negates. Ranges are inclusive.
     Any(bool, Vec<(char, char)>),
     Start,
@@ -31,19 +31,19 @@ impl Pattern {
         if chars.len() > MAX_CHARS {
             return Err(format!("a pattern of {} characters, at most {MAX_CHARS} are read", chars.len()));
         }
-        let mut parser = Parser { chars: &chars, at: 0, steps: Vec::new() };
+        let mut parser = Parser { chars: &chars, at: 0, instructions: Vec::new() };
         parser.alternatives()?;
         if parser.at < chars.len() {
             return Err(format!("unmatched ) in the pattern {:?}", crate::error::printable(text)));
         }
-        parser.steps.push(Step::Match);
-        Ok(Pattern { steps: parser.steps })
+        parser.instructions.push(Instruction::Match);
+        Ok(Pattern { instructions: parser.instructions })
     }
 
     /// Whether the pattern matches from the start of `text` on (to wherever; `$` asks for the end).
     pub fn matches_start(&self, text: &str) -> bool {
         let mut now = Vec::new();
-        let mut seen = vec![false; self.steps.len()];
+        let mut seen = vec![false; self.instructions.len()];
         let mut chars = text.chars().peekable();
         if self.follow(0, true, chars.peek().is_none(), &mut seen, &mut now) {
             return true;
@@ -53,7 +53,7 @@ impl Pattern {
             let mut next = Vec::new();
             seen.fill(false);
             for &at in &now {
-                let Step::Any(negated, ranges) = &self.steps[at] else { continue };
+                let Instruction::Any(negated, ranges) = &self.instructions[at] else { continue };
                 if ranges.iter().any(|(a, b)| (*a..=*b).contains(&c)) != *negated
                     && self.follow(at + 1, false, at_end, &mut seen, &mut next)
                 {
@@ -65,21 +65,21 @@ impl Pattern {
         false
     }
 
-    /// Adds to `out` the characters that may come next after step `from`; true when the match is complete.
+    /// Adds to `out` the characters that may come next after instruction `from`; true when the match is complete.
     fn follow(&self, from: usize, at_start: bool, at_end: bool, seen: &mut [bool], out: &mut Vec<usize>) -> bool {
         let mut open = vec![from];
         while let Some(at) = open.pop() {
             if std::mem::replace(&mut seen[at], true) {
                 continue;
             }
-            match &self.steps[at] {
-                Step::Any(..) => out.push(at),
-                Step::Start if at_start => open.push(at + 1),
-                Step::End if at_end => open.push(at + 1),
-                Step::Start | Step::End => {}
-                Step::Jump(to) => open.push(*to),
-                Step::Split(a, b) => open.extend([*a, *b]),
-                Step::Match => return true,
+            match &self.instructions[at] {
+                Instruction::Any(..) => out.push(at),
+                Instruction::Start if at_start => open.push(at + 1),
+                Instruction::End if at_end => open.push(at + 1),
+                Instruction::Start | Instruction::End => {}
+                Instruction::Jump(to) => open.push(*to),
+                Instruction::Split(a, b) => open.extend([*a, *b]),
+                Instruction::Match => return true,
             }
         }
         false
@@ -89,7 +89,7 @@ impl Pattern {
 struct Parser<'a> {
     chars: &'a [char],
     at: usize,
-    steps: Vec<Step>,
+    instructions: Vec<Instruction>,
 }
 
 impl Parser<'_> {
@@ -108,13 +108,13 @@ impl Parser<'_> {
         Err(format!("{what} in the pattern {:?} cannot be read", crate::error::printable(&text)))
     }
 
-    /// Makes room for a split in front of the steps from `start` on: every step that those point at moves by one.
+    /// Makes room for a split in front of the instructions from `start` on: every one that those point at moves by one.
     fn insert_split(&mut self, start: usize) {
-        self.steps.insert(start, Step::Match);
-        for step in &mut self.steps[start + 1..] {
-            match step {
-                Step::Jump(to) => *to += 1,
-                Step::Split(a, b) => {
+        self.instructions.insert(start, Instruction::Match);
+        for instruction in &mut self.instructions[start + 1..] {
+            match instruction {
+                Instruction::Jump(to) => *to += 1,
+                Instruction::Split(a, b) => {
                     *a += 1;
                     *b += 1;
                 }
@@ -124,16 +124,16 @@ impl Parser<'_> {
     }
 
     fn alternatives(&mut self) -> Result<(), String> {
-        let start = self.steps.len();
+        let start = self.instructions.len();
         self.sequence()?;
         if self.peek() == Some('|') {
             self.at += 1;
             self.insert_split(start);
-            let jump = self.steps.len();
-            self.steps.push(Step::Match);
-            self.steps[start] = Step::Split(start + 1, jump + 1);
+            let jump = self.instructions.len();
+            self.instructions.push(Instruction::Match);
+            self.instructions[start] = Instruction::Split(start + 1, jump + 1);
             self.alternatives()?;
-            self.steps[jump] = Step::Jump(self.steps.len());
+            self.instructions[jump] = Instruction::Jump(self.instructions.len());
         }
         Ok(())
     }
@@ -143,22 +143,22 @@ impl Parser<'_> {
             if c == '|' || c == ')' {
                 break;
             }
-            let start = self.steps.len();
+            let start = self.instructions.len();
             self.atom()?;
             let Some(repeat @ ('*' | '+' | '?')) = self.peek() else { continue };
             self.at += 1;
             self.insert_split(start);
             let body = start + 1;
             match repeat {
-                '?' => self.steps[start] = Step::Split(body, self.steps.len()),
+                '?' => self.instructions[start] = Instruction::Split(body, self.instructions.len()),
                 '*' => {
-                    self.steps.push(Step::Jump(start));
-                    self.steps[start] = Step::Split(body, self.steps.len());
+                    self.instructions.push(Instruction::Jump(start));
+                    self.instructions[start] = Instruction::Split(body, self.instructions.len());
                 }
                 _ => {
-                    self.steps[start] = Step::Jump(body);
-                    let end = self.steps.len() + 1;
-                    self.steps.push(Step::Split(body, end));
+                    self.instructions[start] = Instruction::Jump(body);
+                    let end = self.instructions.len() + 1;
+                    self.instructions.push(Instruction::Split(body, end));
                 }
             }
             match self.peek() {
@@ -171,13 +171,13 @@ impl Parser<'_> {
     }
 
     fn atom(&mut self) -> Result<(), String> {
-        let step = match self.next().expect("the caller has seen a character") {
-            '^' => Step::Start,
-            '$' => Step::End,
-            '.' => Step::Any(true, vec![('\n', '\n')]),
+        let instruction = match self.next().expect("the caller has seen a character") {
+            '^' => Instruction::Start,
+            '$' => Instruction::End,
+            '.' => Instruction::Any(true, vec![('\n', '\n')]),
             '\\' => {
                 let (negated, ranges) = self.escape()?;
-                Step::Any(negated, ranges)
+                Instruction::Any(negated, ranges)
             }
             '[' => self.class()?,
             '(' => {
@@ -191,12 +191,12 @@ impl Parser<'_> {
                 return if self.next() == Some(')') { Ok(()) } else { self.unsupported("an open (") };
             }
             c @ ('*' | '+' | '?' | '{') => return self.unsupported(&format!("{c} at this place")),
-            c => Step::Any(false, vec![(c, c)]),
+            c => Instruction::Any(false, vec![(c, c)]),
         };
         if self.peek() == Some('{') {
             return self.unsupported("a count in {}");
         }
-        self.steps.push(step);
+        self.instructions.push(instruction);
         Ok(())
     }
 
@@ -213,14 +213,14 @@ impl Parser<'_> {
         Ok((c.is_ascii_uppercase(), ranges))
     }
 
-    fn class(&mut self) -> Result<Step, String> {
+    fn class(&mut self) -> Result<Instruction, String> {
         let negated = self.peek() == Some('^');
         self.at += negated as usize;
         let mut ranges = Vec::new();
         loop {
             let first = match self.next() {
                 None => return self.unsupported("an open ["),
-                Some(']') if !ranges.is_empty() => return Ok(Step::Any(negated, ranges)),
+                Some(']') if !ranges.is_empty() => return Ok(Instruction::Any(negated, ranges)),
                 Some('\\') => match self.escape()? {
                     (false, more) if more.len() == 1 && more[0].0 == more[0].1 => more[0].0,
                     (false, more) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::reader::Reader;
+use super::cursor::Cursor;
 use super::tensor_type::TensorType;
 use super::value::Value;
 use crate::error::{Error, Result, printable};
@@ -42,7 +42,7 @@ pub(super) struct Head {
 }
 
 pub(super) async fn read_head(source: &dyn Source, file: &str, size: u64) -> Result<Head> {
-    let mut r = Reader::new(source, file, size);
+    let mut r = Cursor::new(source, file, size);
     r.need(8)?;
     let magic = r.bytes(4).await?;
     if magic != b"GGUF" {
@@ -118,7 +118,7 @@ fn place(file: &str, size: u64, data: u64, tensors: &mut [TensorInfo]) -> Result
 }
 
 /// One tensor's entry; the offset stays relative to the data.
-async fn read_tensor(r: &mut Reader<'_>, alignment: u64) -> Result<TensorInfo> {
+async fn read_tensor(r: &mut Cursor<'_>, alignment: u64) -> Result<TensorInfo> {
     let start = r.at;
     let name = r.text(MAX_KEY_BYTES).await?;
     let file = r.file.to_string();

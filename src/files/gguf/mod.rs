@@ -7,11 +7,11 @@
 //! holds what the model needs of it, so its memory is bounded by the real file.
 
 mod config;
+mod cursor;
 mod fields;
 mod file;
 mod head;
 mod names;
-mod reader;
 mod tensor_type;
 mod tokenizer;
 mod value;

@@ -2,7 +2,7 @@
 //!
 //! Layout: 8 bytes, the header's length N as u64 little-endian; N bytes of JSON, `{"name": {"dtype", "shape",
 //! "data_offsets": [begin, end]}, "__metadata__": {text: text}}`; the data, to which the offsets are relative.
-//! Source: <https://github.com/huggingface/safetensors>. That crate's reader takes `usize` offsets (32 bits in a
+//! Source: <https://github.com/huggingface/safetensors>. That crate's visitor takes `usize` offsets (32 bits in a
 //! browser), the whole file as one slice, and the last of two entries with one name; hence this one. It holds nothing
 //! but the names and shapes, so its memory is bounded by the header, and that by the real file.
 
@@ -91,14 +91,14 @@ pub fn parse_header(file: &str, total_bytes: u64, json: &[u8]) -> Result<Vec<Ten
     }
     let text = std::str::from_utf8(json).map_err(|e| header_error(e.valid_up_to(), "not UTF-8".into()))?;
 
-    let mut reader = Reader { file, fault: None, tensors: Vec::new() };
+    let mut visitor = HeaderVisitor { file, fault: None, tensors: Vec::new() };
     let mut json_reader = serde_json::Deserializer::from_str(text);
-    let parsed = (&mut reader).deserialize(&mut json_reader).and_then(|()| json_reader.end());
+    let parsed = (&mut visitor).deserialize(&mut json_reader).and_then(|()| json_reader.end());
     if let Err(e) = parsed {
-        let fault = reader.fault.take();
+        let fault = visitor.fault.take();
         return Err(fault.unwrap_or_else(|| header_error(json_offset(json, &e), json_reason(&e))));
     }
-    let mut tensors = reader.tensors;
+    let mut tensors = visitor.tensors;
     let range_error =
         |tensor: &str, reason: String| Error::TensorRange { file: file.into(), tensor: printable(tensor), reason };
 
@@ -132,13 +132,13 @@ pub fn parse_header(file: &str, total_bytes: u64, json: &[u8]) -> Result<Vec<Ten
 }
 
 /// Reads the header entry by entry. What is wrong beyond JSON's own rules goes to `fault`, which then is the error.
-struct Reader<'f> {
+struct HeaderVisitor<'f> {
     file: &'f str,
     fault: Option<Error>,
     tensors: Vec<TensorInfo>,
 }
 
-impl Reader<'_> {
+impl HeaderVisitor<'_> {
     fn fail<T, E: serde::de::Error>(&mut self, fault: Error) -> std::result::Result<T, E> {
         self.fault = Some(fault);
         Err(E::custom("refused"))
@@ -177,14 +177,14 @@ impl Reader<'_> {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &mut Reader<'_> {
+impl<'de> DeserializeSeed<'de> for &mut HeaderVisitor<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
         d.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for &mut Reader<'_> {
+impl<'de> Visitor<'de> for &mut HeaderVisitor<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -205,7 +205,7 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
             if name == "__metadata__" {
                 map.next_value_seed(Metadata(self))?;
             } else {
-                let entry = map.next_value_seed(EntrySeed { reader: self, name: &name })?;
+                let entry = map.next_value_seed(EntrySeed { visitor: self, name: &name })?;
                 self.entry(name, entry)?;
             }
         }
@@ -214,7 +214,7 @@ impl<'de> Visitor<'de> for &mut Reader<'_> {
 }
 
 /// `__metadata__`: texts by name, of which nothing is used.
-struct Metadata<'r, 'f>(&'r mut Reader<'f>);
+struct Metadata<'r, 'f>(&'r mut HeaderVisitor<'f>);
 
 impl<'de> DeserializeSeed<'de> for Metadata<'_, '_> {
     type Value = ();
@@ -249,7 +249,7 @@ struct RawEntry {
 }
 
 struct EntrySeed<'r, 'f> {
-    reader: &'r mut Reader<'f>,
+    visitor: &'r mut HeaderVisitor<'f>,
     name: &'r str,
 }
 
@@ -280,7 +280,7 @@ impl<'de> Visitor<'de> for EntrySeed<'_, '_> {
                 }
             };
             if again {
-                return self.reader.duplicate(&format!("{}.{key}", self.name));
+                return self.visitor.duplicate(&format!("{}.{key}", self.name));
             }
         }
         Ok(entry)

@@ -3,6 +3,7 @@
 use crate::device::recording::Call;
 use crate::device::wgsl::uniform;
 use crate::ops::linear::dot;
+use crate::ops::logits::softmax;
 use crate::weights::layout::read_float;
 
 uniform! {
@@ -71,7 +72,7 @@ pub(super) fn reference(call: &Call) {
             let k = gather(&k, 2, p.k_width, p.k_column);
             let v = gather(&v, 3, p.v_width, p.v_column);
             for (head, row) in (kv_head * group..(kv_head + 1) * group).flat_map(|h| (0..rows).map(move |s| (h, s))) {
-                let weights = operands.softmax(&q, &k, b, head, row);
+                let weights = operands.weights(&q, &k, b, head, row);
                 if probabilities {
                     let to = &mut out[((b * heads + head) * rows + row) * width..][..width];
                     to[..weights.len()].copy_from_slice(&weights);
@@ -111,17 +112,12 @@ impl Operands<'_> {
         if blocked && !zero { (score + f32::MIN).max(f32::MIN) } else { score }
     }
 
-    /// The weights of all keys, [keys, head_dim], for one row of `q` and one head.
-    fn softmax(&self, q: &[f32], keys: &[f32], b: usize, head: usize, row: usize) -> Vec<f32> {
+    /// The weights of all `keys` [keys, head_dim] for one row of `q` and one head.
+    fn weights(&self, q: &[f32], keys: &[f32], b: usize, head: usize, row: usize) -> Vec<f32> {
         let start = (b * self.p.rows as usize + row) * self.p.q_width as usize + self.p.q_column as usize;
         let query = &q[start + head * self.head_dim..][..self.head_dim];
         let query: Vec<f32> = query.iter().map(|x| x * self.p.scale).collect();
         let keys = keys.chunks(self.head_dim).enumerate();
-        let mut weights: Vec<f32> = keys.map(|(t, key)| self.masked(dot(&query, key), b, row, t)).collect();
-        let highest = weights.iter().copied().fold(f32::MIN, f32::max);
-        weights.iter_mut().for_each(|w| *w = (*w - highest).exp());
-        let sum = weights.iter().map(|w| f64::from(*w)).sum::<f64>() as f32;
-        weights.iter_mut().for_each(|w| *w /= sum);
-        weights
+        softmax(keys.map(|(t, key)| self.masked(dot(&query, key), b, row, t)).collect())
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::device::wgsl::imports;
 use crate::ops::KERNELS;
-use crate::ops::parts::PARTS;
+use crate::ops::imports::IMPORTS;
 
 /// Names of the files in `shaders`, without the ending.
 fn files(folder: &Path, prefix: &str) -> Vec<String> {
@@ -26,7 +26,7 @@ fn every_file_is_a_kernel_or_a_part_that_some_kernel_imports() {
     let kernels: Vec<_> = KERNELS.iter().flat_map(|op| op.kernels).collect();
     let names: BTreeSet<_> = kernels.iter().map(|kernel| kernel.name).collect();
     assert_eq!(names.len(), kernels.len(), "two kernels share a name");
-    let parts: BTreeMap<_, _> = PARTS.iter().map(|part| (part.name, part.source)).collect();
+    let parts: BTreeMap<_, _> = IMPORTS.iter().map(|part| (part.name, part.source)).collect();
     let mut used = BTreeSet::new();
     let mut open: Vec<_> = kernels.iter().flat_map(|kernel| variants(kernel.source)).collect();
     while let Some(name) = open.pop() {
@@ -59,13 +59,13 @@ fn variants(source: &str) -> Vec<String> {
 #[test]
 fn files_say_what_they_need_and_give() {
     let mut faults = Vec::new();
-    for part in PARTS {
+    for part in IMPORTS {
         faults.extend(header_faults(part.name, part.source));
     }
     let everyone: BTreeMap<_, _> =
-        PARTS.iter().flat_map(|part| declared(part.source).into_iter().map(|d| (d, part.name))).collect();
+        IMPORTS.iter().flat_map(|part| declared(part.source).into_iter().map(|d| (d, part.name))).collect();
     let kernels = KERNELS.iter().flat_map(|op| op.kernels).map(|kernel| (kernel.name, kernel.source));
-    for (name, source) in kernels.chain(PARTS.iter().map(|part| (part.name, part.source))) {
+    for (name, source) in kernels.chain(IMPORTS.iter().map(|part| (part.name, part.source))) {
         let own = declared(source);
         let needs = listed(source, "Needs");
         let given = given_to(source);
@@ -99,7 +99,7 @@ fn header_faults(name: &str, source: &str) -> Vec<String> {
 
 /// What the imports of a file give it.
 fn given_to(source: &str) -> BTreeSet<&'static str> {
-    let imported = variants(source).into_iter().filter_map(|name| PARTS.iter().find(|part| part.name == name));
+    let imported = variants(source).into_iter().filter_map(|name| IMPORTS.iter().find(|part| part.name == name));
     imported.flat_map(|part| listed(part.source, "Gives")).collect()
 }
 

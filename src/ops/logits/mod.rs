@@ -8,10 +8,11 @@ pub mod sample;
 pub mod sampling;
 pub mod top_k;
 
-/// `exp(l) / sum of exp(l)` of a few logits, on the host.
-pub fn softmax(logits: &[f32]) -> Vec<f32> {
+/// `exp(l) / sum of exp(l)` of logits, on the host.
+pub fn softmax(mut logits: Vec<f32>) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let powers: Vec<f32> = logits.iter().map(|l| (l - largest).exp()).collect();
-    let sum: f32 = powers.iter().sum();
-    powers.iter().map(|p| p / sum).collect()
+    logits.iter_mut().for_each(|l| *l = (*l - largest).exp());
+    let sum = logits.iter().map(|l| f64::from(*l)).sum::<f64>() as f32;
+    logits.iter_mut().for_each(|l| *l /= sum);
+    logits
 }

@@ -29,7 +29,7 @@ pub fn roof_read(r: &mut Recording, words: Tensor, out: Tensor) {
     r.dispatch(&READ, &[("LANES", LANES as f64)], &[read(words), write(out)], params, [WORKGROUPS, 1, 1]);
 }
 
-/// `rounds` rounds of [`fmas_a_round`] multiply-adds; `out` F32 [invocations()] holds sums of `rounds * x`.
+/// `rounds` rounds of [`fmas_per_round`] multiply-adds; `out` F32 [invocations()] holds sums of `rounds * x`.
 pub fn roof_fma(r: &mut Recording, out: Tensor, rounds: u32) {
     assert_eq!(out.len(), invocations());
     r.dispatch(&FMA, &[("LANES", LANES as f64)], &[write(out)], Params { count: rounds }, [WORKGROUPS, 1, 1]);
@@ -41,7 +41,7 @@ pub fn invocations() -> usize {
 }
 
 /// Multiply-adds of one round over all invocations.
-pub fn fmas_a_round() -> u64 {
+pub fn fmas_per_round() -> u64 {
     invocations() as u64 * 4 * u64::from(CHAINS)
 }
 

@@ -1,14 +1,14 @@
 //! The WGSL that kernels share, by name: what `#import` finds.
 
-use crate::device::wgsl::Part;
+use crate::device::wgsl::Import;
 
-macro_rules! parts {
+macro_rules! imports {
     ($($name:literal,)+) => {
-        &[$(Part { name: $name, source: include_str!(concat!("../../shaders/", $name, ".wgsl")) },)+]
+        &[$(Import { name: $name, source: include_str!(concat!("../../shaders/", $name, ".wgsl")) },)+]
     };
 }
 
-pub(crate) const PARTS: &[Part] = parts![
+pub(crate) const IMPORTS: &[Import] = imports![
     "attention/common",
     "attention/keys_in_buffers",
     "attention/keys_in_textures",

@@ -14,7 +14,7 @@ const LISTS: [&str; 4] =
     ["tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"];
 
 /// Reads the head from front to back. No length is believed before the file is known to be as long.
-pub(super) struct Reader<'a> {
+pub(super) struct Cursor<'a> {
     source: &'a dyn Source,
     pub(super) file: &'a str,
     size: u64,
@@ -24,9 +24,9 @@ pub(super) struct Reader<'a> {
     piece_at: u64,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(source: &'a dyn Source, file: &'a str, size: u64) -> Reader<'a> {
-        Reader { source, file, size, at: 0, piece: Vec::new(), piece_at: 0 }
+impl<'a> Cursor<'a> {
+    pub(super) fn new(source: &'a dyn Source, file: &'a str, size: u64) -> Cursor<'a> {
+        Cursor { source, file, size, at: 0, piece: Vec::new(), piece_at: 0 }
     }
 
     pub(super) fn error(&self, offset: u64, reason: String) -> Error {
@@ -139,7 +139,7 @@ impl<'a> Reader<'a> {
                 Ok(Value::Text(self.text(MAX_TEXT_BYTES).await?))
             }
             9 => self.list(key).await,
-            kind if Reader::width(kind).is_some() => self.number(kind).await,
+            kind if Cursor::width(kind).is_some() => self.number(kind).await,
             kind => Err(self.error(start, format!("{}: a value of the unknown type {kind}", printable(key)))),
         }
     }
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
             }
             return Ok(if keep { Value::Texts(texts) } else { Value::Other("a list of texts") });
         }
-        let Some(width) = Reader::width(kind) else {
+        let Some(width) = Cursor::width(kind) else {
             let what =
                 if kind == 9 { "lists of lists are not read".into() } else { format!("the unknown type {kind}") };
             return Err(self.error(start, format!("{}: a list of {what}", printable(key))));
