@@ -9,6 +9,8 @@ const captionBox = $('caption');
 let model = null;
 /** Where it came from. */
 let origin = '';
+/** Whether a model was ever ready here. */
+let worked = false;
 /** The picture that is shown, as a Blob or canvas. */
 let picture = null;
 let running = null;
@@ -78,6 +80,7 @@ async function load(url) {
     });
     if (mine.signal.aborted) return await loaded.dispose();
     model = loaded;
+    worked = true;
     const { name, software, vision, crossAttentionLayers } = model.info;
     const place = software ? 'the processor (a software adapter)' : 'the GPU';
     const rest = vision ? '' : ' It is a text model: this page has nothing to show it.';
@@ -88,7 +91,8 @@ async function load(url) {
     finished();
     if (vision) await (picture ? describe() : warmUp());
   } catch (error) {
-    if (error.name !== 'AbortError') say(status, `The model could not be loaded. ${words(error)}`, true);
+    if (error.code === 'E_ADAPTER' && !worked) missing(error.message);
+    else if (error.name !== 'AbortError') say(status, `The model could not be loaded. ${words(error)}`, true);
   } finally {
     finished();
   }
@@ -560,11 +564,8 @@ function missing(reason) {
 
 listTexts();
 fillGallery().catch(() => say($('found'), 'The gallery could not be fetched.', true));
-const supported = await QLlama.supported();
-if (supported.ok) {
-  const asked = new URLSearchParams(location.search).get('model');
-  if (asked) $('url').value = asked;
-  await load($('url').value);
-} else missing(supported.reason);
+const asked = new URLSearchParams(location.search).get('model');
+if (asked) $('url').value = asked;
+await load($('url').value);
 // The page itself without a network, from the second visit on.
 navigator.serviceWorker?.register('offline.js').catch(() => {});
