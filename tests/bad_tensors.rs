@@ -50,7 +50,6 @@ fn past(layers: usize, shape: &[usize]) -> Vec<NamedTensor> {
 #[test]
 fn tensors_of_forward() {
     let with = |more: Vec<NamedTensor>| [vec![two()], more].concat();
-    let vision = [1, 3, 3200];
     let fractional = NamedTensor::f32("input_ids", &[1, 2], &[1.0, 1.5]);
     let mut odd_bool = ids("attention_mask", &[2], &[1, 1]);
     (odd_bool.dtype, odd_bool.shape, odd_bool.data) = (TensorType::BOOL, vec![1, 2], vec![1, 7]);
@@ -91,6 +90,17 @@ fn tensors_of_forward() {
         (with(vec![ids("position_ids", &[1, 2], &[0, 512])]), &[], "E_CONTEXT", &["513", "512"]),
         (with(vec![ids("position_ids", &[1, 2], &[-1, 0])]), &[], "E_INPUT", &["position_ids", "-1", "511"]),
         (vec![ids("input_ids", &[1, 513], &[1; 513])], &[], "E_CONTEXT", &["513", "512", "max_position_embeddings"]),
+        (with(vec![ids("labels", &[1, 3], &[1; 3])]), &["--return", "loss"], "E_INPUT_SHAPE", &["labels", "[1, 2]"]),
+        (with(vec![ids("labels", &[1, 2], &[-1, 1])]), &["--return", "loss"], "E_TOKEN", &["-1"]),
+    ];
+    tensors_fail("forward", &repository(BASE), cases);
+}
+
+#[test]
+fn pictures_caches_and_masks_of_forward() {
+    let with = |more: Vec<NamedTensor>| [vec![two()], more].concat();
+    let vision = [1, 3, 3200];
+    let cases: Vec<Case> = vec![
         (with(vec![halves("vision_hidden_states", &[1, 3, 3199])]), &[], "E_INPUT_SHAPE", &["3200", "3199"]),
         (
             with(vec![halves("vision_hidden_states", &[3, 3200])]),
@@ -117,8 +127,6 @@ fn tensors_of_forward() {
             "E_NONFINITE",
             &["vision_hidden_states", "5"],
         ),
-        (with(vec![ids("labels", &[1, 3], &[1; 3])]), &["--return", "loss"], "E_INPUT_SHAPE", &["labels", "[1, 2]"]),
-        (with(vec![ids("labels", &[1, 2], &[-1, 1])]), &["--return", "loss"], "E_TOKEN", &["-1"]),
         (with(past(3, &[1, 4, 2, 16])), &[], "E_INPUT_SHAPE", &["past_key_values", "4 layers", "3 layers"]),
         (with(past(4, &[1, 2, 2, 16])), &[], "E_INPUT_SHAPE", &["past_key.0", "[batch, 4, rows, 16]", "[1, 2, 2, 16]"]),
         (with(past(4, &[2, 4, 2, 16])), &[], "E_INPUT_SHAPE", &["past_key_values", "batch 1", "batch 2"]),

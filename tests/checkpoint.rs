@@ -178,24 +178,36 @@ fn bad_header_lengths() {
     assert_eq!(code(read_tensors("empty.safetensors", b"")), "E_TRUNCATED");
 }
 
+/// A tensor of four bytes.
+const FOUR: &str = r#""dtype":"U8","shape":[4],"data_offsets":[0,4]"#;
+
+/// A header of one tensor with these fields.
+fn entry(fields: &str) -> String {
+    format!(r#"{{"a":{{{fields}}}}}"#)
+}
+
+fn shaped(shape: &str, end: &str) -> String {
+    entry(&format!(r#""dtype":"U8","shape":{shape},"data_offsets":[0,{end}]"#))
+}
+
+fn named(name: &str) -> String {
+    format!(r#"{{"{name}":{{{FOUR}}}}}"#)
+}
+
+/// Each header, in front of four bytes, gives its code.
+fn headers_give(cases: Vec<(&str, String)>) {
+    for (expected, header) in cases {
+        let shown: String = header.chars().take(200).collect();
+        assert_eq!(code(read_tensors("bad.safetensors", &file(&header, 4))), expected, "{shown}");
+    }
+}
+
 #[test]
-fn bad_headers() {
-    let entry = |fields: &str| format!(r#"{{"a":{{{fields}}}}}"#);
-    let shaped = |shape: &str, end: &str| entry(&format!(r#""dtype":"U8","shape":{shape},"data_offsets":[0,{end}]"#));
-    let named = |name: &str| format!(r#"{{"{name}":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}}}"#);
-    let two = |a: &str, b: &str| format!(r#"{{"a":{{"dtype":"U8",{a}}},"b":{{"dtype":"U8",{b}}}}}"#);
-    let ok = r#""dtype":"U8","shape":[4],"data_offsets":[0,4]"#;
+fn headers_of_bad_json() {
     let deep = format!(r#"{{"__metadata__":{}"#, "[".repeat(100_000));
     let ignored = format!(r#"{{"a":{{"x":{}"#, "[".repeat(100_000));
-    let parts: Vec<_> = (0u64..9)
-        .map(|i| {
-            let size = (1u64 << 61) - 1;
-            let (begin, end) = (i.saturating_mul(size), (i + 1).saturating_mul(size));
-            format!(r#""t{i}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{begin},{end}]}}"#)
-        })
-        .collect();
-    let cases: Vec<(&str, String)> = vec![
-        ("ok", entry(ok)),
+    headers_give(vec![
+        ("ok", entry(FOUR)),
         // JSON
         ("E_HEADER", "  {}".into()),
         ("E_HEADER", "\u{feff}{}".into()),
@@ -232,6 +244,24 @@ fn bad_headers() {
         ("E_HEADER", r#"{"__metadata__":"a"}"#.into()),
         ("E_DUP_KEY", r#"{"__metadata__":{},"__metadata__":{}}"#.into()),
         ("E_DUP_KEY", r#"{"__metadata__":{"a":"b","a":"b"}}"#.into()),
+    ]);
+    let mut not_utf8 = file(&named("abc"), 4);
+    not_utf8[11] = 0xff;
+    let error = read_tensors("bad.safetensors", &not_utf8).unwrap_err();
+    assert_eq!(error, Error::Header { file: "bad.safetensors".into(), offset: 11, reason: "not UTF-8".into() });
+}
+
+#[test]
+fn headers_of_bad_tensors() {
+    let two = |a: &str, b: &str| format!(r#"{{"a":{{"dtype":"U8",{a}}},"b":{{"dtype":"U8",{b}}}}}"#);
+    let parts: Vec<_> = (0u64..9)
+        .map(|i| {
+            let size = (1u64 << 61) - 1;
+            let (begin, end) = (i.saturating_mul(size), (i + 1).saturating_mul(size));
+            format!(r#""t{i}":{{"dtype":"U8","shape":[{size}],"data_offsets":[{begin},{end}]}}"#)
+        })
+        .collect();
+    headers_give(vec![
         // Names
         ("E_HEADER", named(r"\u0000")),
         ("E_HEADER", named(r"a\nb")),
@@ -239,20 +269,20 @@ fn bad_headers() {
         ("E_HEADER", named(r"\ud800")),
         ("ok", named("ключ/../x")),
         ("ok", named("")),
-        ("E_DUP_KEY", format!(r#"{{"a":{{{ok}}},"a":{{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}}}"#)),
-        ("E_DUP_KEY", entry(&format!(r#"{ok},"shape":[4]"#))),
-        ("E_DUP_KEY", entry(&format!(r#"{ok},"dtype":"I8""#))),
-        ("E_DUP_KEY", entry(&format!(r#"{ok},"data_offsets":[0,4]"#))),
+        ("E_DUP_KEY", format!(r#"{{"a":{{{FOUR}}},"a":{{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}}}"#)),
+        ("E_DUP_KEY", entry(&format!(r#"{FOUR},"shape":[4]"#))),
+        ("E_DUP_KEY", entry(&format!(r#"{FOUR},"dtype":"I8""#))),
+        ("E_DUP_KEY", entry(&format!(r#"{FOUR},"data_offsets":[0,4]"#))),
         // Types
-        ("E_DTYPE", entry(&ok.replace("U8", "Q4"))),
-        ("E_DTYPE", entry(&ok.replace("U8", "f32"))),
-        ("E_DTYPE", entry(&ok.replace("U8", "F4"))),
-        ("E_DTYPE", entry(&ok.replace("U8", "F6_E2M3"))),
-        ("E_DTYPE", entry(&ok.replace("U8", ""))),
+        ("E_DTYPE", entry(&FOUR.replace("U8", "Q4"))),
+        ("E_DTYPE", entry(&FOUR.replace("U8", "f32"))),
+        ("E_DTYPE", entry(&FOUR.replace("U8", "F4"))),
+        ("E_DTYPE", entry(&FOUR.replace("U8", "F6_E2M3"))),
+        ("E_DTYPE", entry(&FOUR.replace("U8", ""))),
         // Ranges
         ("E_TENSOR_RANGE", entry(r#""dtype":"U8","shape":[4],"data_offsets":[4,0]"#)),
         ("E_TENSOR_RANGE", shaped("[3]", "4")),
-        ("E_TENSOR_RANGE", entry(&ok.replace("U8", "F32"))),
+        ("E_TENSOR_RANGE", entry(&FOUR.replace("U8", "F32"))),
         ("E_TENSOR_RANGE", shaped("[]", "4")),
         ("E_TENSOR_RANGE", shaped("[0]", "4")),
         ("E_TENSOR_RANGE", shaped("[3]", "3")), // a trailing byte
@@ -276,15 +306,7 @@ fn bad_headers() {
         ("E_OVERFLOW", shaped("[18446744073709551615]", "18446744073709551615")),
         ("E_OVERFLOW", format!("{{{}}}", parts[..8].join(","))),
         ("E_TENSOR_RANGE", format!("{{{}}}", parts.join(","))),
-    ];
-    for (expected, header) in cases {
-        let shown: String = header.chars().take(200).collect();
-        assert_eq!(code(read_tensors("bad.safetensors", &file(&header, 4))), expected, "{shown}");
-    }
-    let mut not_utf8 = file(&named("abc"), 4);
-    not_utf8[11] = 0xff;
-    let error = read_tensors("bad.safetensors", &not_utf8).unwrap_err();
-    assert_eq!(error, Error::Header { file: "bad.safetensors".into(), offset: 11, reason: "not UTF-8".into() });
+    ]);
 }
 
 #[test]

@@ -30,6 +30,28 @@ fn rank_of(row: u32, i: u32) -> vec2<u32> {
     return vec2(order_of(scores[row * p.vocab + i]), ~i);
 }
 
+// How many of those that are counted have a larger digit than the `present` ones of this lane; lane l has the l-th largest.
+fn count_larger(present: u32, lane: u32) -> u32 {
+    sums[lane] = present;
+    workgroupBarrier();
+    if lane < 16u {
+        var sum = 0u;
+        for (var j = 0u; j < 16u; j++) {
+            sum += sums[lane * 16u + j];
+        }
+        blocks[lane] = sum;
+    }
+    workgroupBarrier();
+    var larger = 0u;
+    for (var j = 0u; j < lane / 16u; j++) {
+        larger += blocks[j];
+    }
+    for (var j = lane / 16u * 16u; j < lane; j++) {
+        larger += sums[j];
+    }
+    return larger;
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = group.x + group.y * GRID_X;
@@ -57,25 +79,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
         workgroupBarrier();
-        // Lane l has the l-th largest digit.
         let present = atomicLoad(&counts[255u - lane]);
-        sums[lane] = present;
-        workgroupBarrier();
-        if lane < 16u {
-            var sum = 0u;
-            for (var j = 0u; j < 16u; j++) {
-                sum += sums[lane * 16u + j];
-            }
-            blocks[lane] = sum;
-        }
-        workgroupBarrier();
-        var larger = 0u;
-        for (var j = 0u; j < lane / 16u; j++) {
-            larger += blocks[j];
-        }
-        for (var j = lane / 16u * 16u; j < lane; j++) {
-            larger += sums[j];
-        }
+        let larger = count_larger(present, lane);
         if larger < wanted && wanted <= larger + present {
             choice = vec3(255u - lane, wanted - larger, present);
         }
