@@ -218,21 +218,21 @@ fn options() {
     let nowhere = temp.file("nowhere");
     let cases: [(&[&str], &str); 18] = [
         (&["--num-beams", "3", "--do-sample"], "not supported"),
-        (&["--num-beams", "0"], "num_beams"),
+        (&["--num-beams", "0"], "--num-beams"),
         (&["--num-beams", "17"], "from 1 to 16"),
-        (&["--max-new-tokens", "0"], "max_new_tokens"),
-        (&["--min-new-tokens", "33"], "min_new_tokens"),
+        (&["--max-new-tokens", "0"], "--max-new-tokens"),
+        (&["--min-new-tokens", "33"], "--min-new-tokens"),
         (&["--num-return-sequences", "2"], "from 1 to 1, found 2"),
-        (&["--num-return-sequences", "0"], "num_return_sequences"),
+        (&["--num-return-sequences", "0"], "--num-return-sequences"),
         (&["--num-beams", "2", "--num-return-sequences", "3"], "from 1 to 2, found 3"),
         (&["--do-sample", "--num-return-sequences", "257"], "256"),
-        (&["--repetition-penalty", "0"], "repetition_penalty"),
-        (&["--repetition-penalty", "nan"], "repetition_penalty"),
-        (&["--length-penalty", "inf"], "length_penalty"),
-        (&["--do-sample", "--temperature", "0"], "temperature"),
-        (&["--do-sample", "--top-p", "1.5"], "top_p"),
-        (&["--top-k", "5"], "do_sample"),
-        (&["--num-beams", "-1"], "num_beams: expected a whole number"),
+        (&["--repetition-penalty", "0"], "--repetition-penalty"),
+        (&["--repetition-penalty", "nan"], "--repetition-penalty"),
+        (&["--length-penalty", "inf"], "--length-penalty"),
+        (&["--do-sample", "--temperature", "0"], "--temperature"),
+        (&["--do-sample", "--top-p", "1.5"], "--top-p"),
+        (&["--top-k", "5"], "--do-sample"),
+        (&["--num-beams", "-1"], "--num-beams: expected a whole number"),
         (&["--stream", "--num-beams", "2"], "--num-beams 1"),
         (&["--num-beams", "16", "--eos-token-id", "1,2,3,4"], "too many end ids"),
     ];
@@ -244,7 +244,7 @@ fn options() {
     fails(&[&start, &["--train", "--zero-query-mask"][..]].concat(), "E_INPUT", &["--train", "--zero-query-mask"]);
     fails(&[&start, &["--train", "--return", "cache"][..]].concat(), "E_INPUT", &["--train", "cache"]);
     fails(&[&start, &["--return", "loss"][..]].concat(), "E_INPUT", &["in.safetensors", "labels", "loss"]);
-    fails(&["caption", "a.png", "--model", &nowhere, "--num-beams", "17"], "E_INPUT", &["num_beams"]);
+    fails(&["caption", "a.png", "--model", &nowhere, "--num-beams", "17"], "E_INPUT", &["--num-beams"]);
     fails(&["embed", "--outputs", &outputs], "E_INPUT", &["--image", "--text", "--inputs"]);
     fails(&[], "E_INPUT", &["subcommand"]);
     // What the argument parser says has more lines.

@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use qllama::{GenerateOptions, OptionField, Result, Takes};
+use qllama::{Error, GenerateOptions, OptionField, Result, Takes};
 
 /// The options that were given: names and values.
 #[derive(Clone, Debug)]
@@ -12,10 +12,23 @@ impl GenerationArgs {
     /// # Errors
     /// `E_INPUT` for a value of another form or out of range.
     pub fn options(&self) -> Result<GenerateOptions> {
-        let options = GenerateOptions::parse(self.0.iter().map(|(name, value)| (*name, value.as_str())))?;
-        options.check()?;
-        Ok(options)
+        let given = self.0.iter().map(|(name, value)| (*name, value.as_str()));
+        let checked = GenerateOptions::parse(given).and_then(|options| options.check().map(|()| options));
+        checked.map_err(|error| match error {
+            Error::Input { reason } => Error::Input { reason: with_flags(reason) },
+            other => other,
+        })
     }
+}
+
+/// A message with the names of options as the command line writes them.
+fn with_flags(message: String) -> String {
+    GenerateOptions::FIELDS.iter().fold(message, |text, field| text.replace(field.name, &format!("--{}", flag(field))))
+}
+
+/// `num_beams` to `num-beams`.
+fn flag(field: &OptionField) -> String {
+    field.name.replace('_', "-")
 }
 
 fn argument(field: &'static OptionField) -> Arg {
@@ -25,7 +38,7 @@ fn argument(field: &'static OptionField) -> Arg {
         default => format!(" [default: {default}]"),
     };
     let argument = Arg::new(field.name)
-        .long(field.name.replace('_', "-"))
+        .long(flag(field))
         .help(format!("{}{default}", field.help))
         .help_heading("Generation")
         .allow_negative_numbers(true);
