@@ -7,8 +7,8 @@ import { after, before } from 'node:test';
 import { apiPage, dist, open, pictures, root } from './browser.mjs';
 import { serve } from './serve.mjs';
 
-/** Opens the page before the tests of a file, and closes it behind them. */
-export function apiTests() {
+/** Opens the page before the tests of a file, `withModel` as its `model`, and closes it behind them. */
+export function apiTests({ withModel = false } = {}) {
   const api = {
     server: null,
     browser: null,
@@ -20,15 +20,6 @@ export function apiTests() {
 
     /** Runs code on the page. */
     run: (code, argument) => api.page.evaluate(code, argument),
-
-    /** Has a model loaded on the page, as `model`. */
-    async loaded() {
-      if (await api.run(() => !globalThis.model)) {
-        await api.run(async () => {
-          globalThis.model = await QLlama.load(MODEL);
-        });
-      }
-    },
 
     /** Runs something while the server misbehaves. */
     async during(what, code) {
@@ -68,6 +59,7 @@ export function apiTests() {
         return () => (globalThis.Worker = Real);
       };
     });
+    if (withModel) await api.run(async () => (globalThis.model = await QLlama.load(MODEL)) && null);
   });
 
   after(async () => {

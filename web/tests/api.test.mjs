@@ -9,11 +9,10 @@ import { dist, root, tasksDuring } from './browser.mjs';
 import { nmse, readSafetensors } from './safetensors.mjs';
 
 const expected = JSON.parse(readFileSync(join(root, 'models/emoji-tiny-w4/expected.json'), 'utf8'));
-const api = apiTests();
-const { run, loaded } = api;
+const api = apiTests({ withModel: true });
+const { run } = api;
 
 test('captions have the ids of the published modules', async () => {
-  await loaded();
   const some = expected.pictures.filter((_, i) => i % 20 === 0);
   for (const { file, greedy_ids: ids, caption } of some) {
     const found = await run(async (file) => {
@@ -237,7 +236,7 @@ test('a handle that is used up, disposed of, busy, or of another model', async (
 
 test('caches are freed: by dispose, after aborted calls, and with handles that nobody holds', async () => {
   await handles();
-  const session = await api.page.context().newCDPSession(page);
+  const session = await api.page.context().newCDPSession(api.page);
   const settled = () => run(async () => {
     await model.embedText('x');
     return model.info.gpuBytes;
