@@ -5,6 +5,7 @@ pub mod cache;
 #[cfg(test)]
 mod checks;
 pub mod examples;
+pub mod gradients;
 mod imports;
 mod kernel;
 pub mod linear;
@@ -26,6 +27,20 @@ pub static KERNELS: &[&Op] = &[
     &cache::advance::OP,
     &cache::reorder::OP,
     &cache::rope::OP,
+    &gradients::adamw::OP,
+    &gradients::attention_gradient::OP,
+    &gradients::column_sums::OP,
+    &gradients::cross_entropy_gradient::OP,
+    &gradients::gelu_gradient::OP,
+    &gradients::layer_norm_gradient::OP,
+    &gradients::linear_gradient::OP,
+    &gradients::put_columns::OP,
+    &gradients::rms_norm_gradient::OP,
+    &gradients::rope_gradient::OP,
+    &gradients::silu_gate_gradient::OP,
+    &gradients::squares::OP,
+    &gradients::sum_rows::OP,
+    &gradients::weight_gradient::OP,
     &linear::OP,
     &linear::gelu::OP,
     &linear::linear_gate::OP,

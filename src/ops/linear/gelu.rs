@@ -35,7 +35,7 @@ fn exact(x: f64) -> f64 {
 
 /// `1 - erf(z)` for z >= 0, to 1e-13 of its value: the series 7.1.6 of Abramowitz and Stegun near 0, beyond it the
 /// continued fraction 7.1.14.
-fn erfc(z: f64) -> f64 {
+pub(crate) fn erfc(z: f64) -> f64 {
     if z > 27.0 {
         return 0.0;
     }
