@@ -51,6 +51,7 @@
 //! | `nets` | InternViT, QLLaMA, the CLIP heads: the formulas | |
 //! | `generate` | options, prompts, steps, beam search | |
 //! | `model` | what users meet | |
+//! | `train` | losses, gradients, and the steps that weights take | |
 //! | `quantize` | checkpoints with smaller weights | |
 //! | `web` | the edge to JavaScript | `wasm_bindgen` in `web`, `web_sys` in `web`, `js_sys` in `web` |
 
@@ -68,6 +69,7 @@ mod quantize;
 #[path = "../tests/common/shared.rs"]
 mod shared;
 mod text;
+mod train;
 #[cfg(target_arch = "wasm32")]
 mod web;
 mod weights;
@@ -76,6 +78,7 @@ pub use device::{Adapter, Array, Device, DeviceInfo, adapters};
 pub use error::{Error, Result};
 pub use files::config::{Config, LlamaConfig, VisionConfig};
 pub use files::location::Location;
+pub use files::peft::{AdapterWeights, LowRank};
 pub use files::source::{LocalFuture, Source};
 pub use generate::beams::EarlyStopping;
 pub use generate::inputs::GenerateInputs;
@@ -87,6 +90,7 @@ pub use model::{
 };
 pub use ops::logits::sampling::Sampling;
 pub use text::Tokenizer;
+pub use train::{Gradients, Objective, Of};
 
 #[cfg(feature = "demo")]
 pub use model::demo;

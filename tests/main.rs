@@ -19,3 +19,4 @@ mod published;
 mod quantize;
 mod recovery;
 mod residency;
+mod train;

@@ -20,7 +20,7 @@ struct Params {
 @group(0) @binding(0) var<storage, read_write> dw: array<f32>;     // [_, out_width]
 @group(0) @binding(1) var<storage, read> dy: array<f32>;           // [rows, dy_width]
 @group(0) @binding(2) var<storage, read> x: array<f32>;            // [rows, x_width]
-@group(0) @binding(3) var<storage, read> layer_scale: array<f32>;  // [outputs]
+@group(0) @binding(3) var<storage, read> layer_scale: array<f32>;  // [dy_width]
 @group(0) @binding(4) var<uniform> p: Params;
 
 fn dy_four(start: u32, output: u32) -> vec4<f32> {
@@ -51,7 +51,7 @@ fn put_row(output: u32, column: u32, sums: vec4<f32>) {
     }
     var values = sums;
     if (p.flags & 2u) != 0u {
-        values *= layer_scale[output];
+        values *= layer_scale[p.dy_column + output];
     }
     for (var i = 0u; i < 4u && column + i < p.cols; i++) {
         let at = (p.out_row + output) * p.out_width + p.out_column + column + i;

@@ -7,5 +7,6 @@ pub(crate) mod json;
 pub mod location;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod new_folder;
+pub mod peft;
 pub mod safetensors;
 pub mod source;

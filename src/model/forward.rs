@@ -77,18 +77,18 @@ pub struct ForwardOutputs {
 }
 
 /// What the checks of the arguments found out.
-struct Checked {
-    batch: usize,
-    rows: usize,
+pub(crate) struct Checked {
+    pub batch: usize,
+    pub rows: usize,
     past: usize,
-    queries: usize,
-    positions: Vec<u32>,
-    ids: Vec<u32>,
+    pub queries: usize,
+    pub positions: Vec<u32>,
+    pub ids: Vec<u32>,
 }
 
 /// Which of the published functions runs, with the mask that is its own.
 #[derive(Clone, Copy)]
-enum Function<'a> {
+pub(crate) enum Function<'a> {
     /// Causal, with `attention_mask`.
     Forward,
     /// Without a mask.
@@ -118,7 +118,7 @@ impl ForwardInputs {
     }
 
     /// Everything that needs no weights; `cache` is the batch and the rows of the cache.
-    fn checked(&self, text: &LlamaConfig, cache: Option<(usize, usize)>) -> Result<Checked> {
+    pub(crate) fn checked(&self, text: &LlamaConfig, cache: Option<(usize, usize)>) -> Result<Checked> {
         let given = GivenRows {
             input_ids: self.input_ids.as_ref(),
             inputs_embeds: self.inputs_embeds.as_ref(),
@@ -339,7 +339,7 @@ impl Network {
         Ok(outputs)
     }
 
-    fn mask(&self, pool: &mut Pool, inputs: &ForwardInputs, checked: &Checked, function: Function<'_>) -> Result<Mask> {
+    pub(crate) fn mask(&self, pool: &mut Pool, inputs: &ForwardInputs, checked: &Checked, function: Function<'_>) -> Result<Mask> {
         let Checked { batch, rows, past, .. } = *checked;
         Ok(match function {
             Function::TrainUnmasked => Mask::None,
@@ -363,7 +363,7 @@ impl Network {
     }
 
     /// The decoder's input [batch * rows, hidden_size], in `pool`.
-    fn record_embeddings(
+    pub(crate) fn record_embeddings(
         &self,
         r: &mut Recording,
         pool: &mut Pool,

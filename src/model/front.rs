@@ -166,6 +166,11 @@ impl Model {
         &self.network
     }
 
+    /// The passes over tensors, to be given other adapters.
+    pub(crate) fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
     /// The options as this model takes them.
     pub(crate) fn resolve(&self, options: &GenerateOptions) -> Result<Resolved> {
         options.resolve(&self.network.config.text, self.kv_cache)

@@ -1,5 +1,6 @@
 //! What users meet: a model, opened, that captions, matches, embeds, generates and runs forward.
 
+pub(crate) mod adapters;
 mod attention_map;
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;

@@ -14,9 +14,12 @@ use crate::generate::inputs::{CheckedInputs, GenerateInputs};
 use crate::generate::options::Resolved;
 use crate::generate::session::{self, OnEvent, Sequence};
 use crate::image::PixelValues;
+use crate::model::adapters::InUse;
 use crate::model::footprint::Footprint;
 use crate::model::nets::Nets;
-use crate::nets::decoder::{CrossKeyValue, CrossStates, Observed, Pass, Passed, Places, Qllama};
+use crate::nets::decoder::{
+    CrossKeyValue, CrossKeyValues, CrossStates, Learned, Observed, Pass, Passed, Places, Qllama,
+};
 use crate::nets::intern_vit::Layer;
 use crate::ops::Rows;
 use crate::ops::attention::Mask;
@@ -52,6 +55,7 @@ pub struct Network {
     nets: Nets,
     /// Of the last generation.
     dispatches_per_token: Cell<usize>,
+    adapter: Option<InUse>,
     _pool: Pool,
 }
 
@@ -83,7 +87,7 @@ impl Network {
         let mut loader = Loader::load(&checkpoint, quantization, &mut pool, on_bytes);
         let nets = Nets::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
         let dispatches_per_token = Cell::new(0);
-        Ok(Network { config, device: device.clone(), checkpoint, nets, dispatches_per_token, _pool: pool })
+        Ok(Network { config, device: device.clone(), checkpoint, nets, dispatches_per_token, adapter: None, _pool: pool })
     }
 
     pub fn device(&self) -> &Device {
@@ -97,6 +101,22 @@ impl Network {
     /// The decoder, for callers that record passes of their own.
     pub fn decoder(&self) -> &Qllama {
         &self.nets.decoder
+    }
+
+    /// The weights that make cross-attention's keys and values.
+    pub(crate) fn cross_key_values(&self) -> &CrossKeyValues {
+        &self.nets.cross
+    }
+
+    /// What is used beside the weights.
+    pub(crate) fn adapter(&self) -> Option<&InUse> {
+        self.adapter.as_ref()
+    }
+
+    /// Uses this beside the weights from now on; what was used before goes.
+    pub(crate) fn set_learned(&mut self, learned: Learned, adapter: Option<InUse>) {
+        self.nets.decoder.learned = learned;
+        self.adapter = adapter;
     }
 
     /// Dispatches of a decode step of the last generation.

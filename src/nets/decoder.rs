@@ -5,12 +5,15 @@ use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::Result;
 use crate::files::config::LlamaConfig;
+use crate::nets::lora::{Lora, Placing, adapted};
 use crate::ops::Rows;
 use crate::ops::attention::heads::Heads;
 use crate::ops::attention::{Attention, Keys, Mask, View, attention_for};
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::cache::rope::{RopeTables, rope_into_cache};
 use crate::ops::linear::linear_gate::linear_gate;
+use crate::ops::linear::silu_gate::silu_gate;
+use crate::ops::linear::stage::storage_for;
 use crate::ops::linear::{Epilogue, linear, linear_into};
 use crate::ops::norms::rms_norm::{rms_norm, rms_norm_for};
 use crate::ops::rows::add_rows::add_rows;
@@ -27,7 +30,30 @@ pub struct Qllama {
     /// [vocab_size, hidden_size]
     pub lm_head: Matrix,
     pub rope: RopeTables,
+    /// What was learned beside the weights.
+    pub learned: Learned,
 }
+
+/// What training added to a decoder.
+#[derive(Default)]
+pub struct Learned {
+    /// One a layer; empty where nothing was.
+    pub layers: Vec<LayerAdapters>,
+    /// In place of `lm_head`: [vocab_size, hidden_size].
+    pub lm_head: Option<Matrix>,
+}
+
+/// Adapters of one layer's matrices.
+#[derive(Default)]
+pub struct LayerAdapters {
+    pub qkv: Option<Lora>,
+    pub o: Option<Lora>,
+    pub gate_up: Option<Lora>,
+    pub down: Option<Lora>,
+}
+
+/// Those of a layer that has none.
+static NO_ADAPTERS: LayerAdapters = LayerAdapters { qkv: None, o: None, gate_up: None, down: None };
 
 /// One decoder layer.
 pub struct Layer {
@@ -121,7 +147,7 @@ impl<'a> Pass<'a> {
 
 impl CrossStates {
     /// Keys and values of layer `i`, which has cross-attention, and where each picture's are.
-    fn keys(&self, i: usize) -> (Tensor, Keys) {
+    pub(super) fn keys(&self, i: usize) -> (Tensor, Keys) {
         let key_values = self.layers[i].expect("the layer's keys and values were recorded");
         (key_values, Keys::Rows { count: self.rows, batches: self.images })
     }
@@ -195,7 +221,8 @@ impl Qllama {
         let rope = RopeTables::with(config.rope_theta, config.head_dim, positions, |shape, values| {
             loader.made_f32(shape, values)
         })?;
-        Ok(Qllama { config: config.clone(), embed_tokens, layers, norm, lm_head, rope })
+        let learned = Learned::default();
+        Ok(Qllama { config: config.clone(), embed_tokens, layers, norm, lm_head, rope, learned })
     }
 
     /// Heads of self-attention.
@@ -207,6 +234,11 @@ impl Qllama {
         }
     }
 
+    /// The adapters of layer `i`.
+    pub(super) fn layer_adapters(&self, i: usize) -> &LayerAdapters {
+        self.learned.layers.get(i).unwrap_or(&NO_ADAPTERS)
+    }
+
     /// Records all layers and the final norm.
     pub fn record(&self, r: &mut Recording, pass: &Pass, observed: &Observed) -> Passed {
         let mut x = pass.embeddings;
@@ -214,11 +246,11 @@ impl Qllama {
         let mut cross_attentions = observed.cross_attentions.iter().copied();
         for (i, layer) in self.layers.iter().enumerate() {
             hidden_states.push(x);
-            x = self.self_attention(r, pass, layer, pass.caches[i], x, observed.attentions.get(i).copied());
+            x = self.self_attention(r, pass, i, x, observed.attentions.get(i).copied());
             if let (Some(cross_attn), Some(states)) = (&layer.cross_attn, pass.cross) {
                 self.cross_attention(r, pass, cross_attn, states.keys(i), x, cross_attentions.next());
             }
-            x = self.mlp(r, layer, x);
+            x = self.mlp(r, i, x);
         }
         let last_hidden_state = rms_norm(r, x, Rows::all(x), 0, self.norm, self.config.rms_norm_eps);
         Passed { last_hidden_state, hidden_states }
@@ -230,14 +262,13 @@ impl Qllama {
         &self,
         r: &mut Recording,
         pass: &Pass,
-        layer: &Layer,
-        cache: KvCache,
+        i: usize,
         x: Tensor,
         probabilities: Option<Tensor>,
     ) -> Tensor {
-        let heads = self.heads();
+        let (layer, adapters, cache, heads) = (&self.layers[i], self.layer_adapters(i), pass.caches[i], self.heads());
         let h = rms_norm_for(r, x, Rows::all(x), layer.input_layernorm, self.config.rms_norm_eps, &layer.qkv_proj);
-        let qkv = linear(r, h, &layer.qkv_proj, Epilogue::default());
+        let qkv = adapted(r, h, &layer.qkv_proj, adapters.qkv.as_ref(), Epilogue::default());
         let q = rope_into_cache(r, qkv, heads, &self.rope, pass.positions, pass.slots, cache);
         let a = Attention {
             batch: pass.batch,
@@ -252,7 +283,7 @@ impl Qllama {
             probabilities,
         };
         let attended = attention_for(r, a, &layer.o_proj);
-        linear(r, attended, &layer.o_proj, Epilogue::residual(x))
+        adapted(r, attended, &layer.o_proj, adapters.o.as_ref(), Epilogue::residual(x))
     }
 
     /// `x[:, :N] += o_proj(attention(q_proj(norm1(x[:, :N])), keys, values))`; `key_values` has a layer's keys, then its
@@ -289,11 +320,18 @@ impl Qllama {
     }
 
     /// `x + down_proj(silu(gate_proj(h)) * up_proj(h))`, where `h = post_attention_layernorm(x)`.
-    fn mlp(&self, r: &mut Recording, layer: &Layer, x: Tensor) -> Tensor {
+    fn mlp(&self, r: &mut Recording, i: usize, x: Tensor) -> Tensor {
+        let (layer, adapters) = (&self.layers[i], self.layer_adapters(i));
         let (norm, eps) = (layer.post_attention_layernorm, self.config.rms_norm_eps);
         let h = rms_norm_for(r, x, Rows::all(x), norm, eps, &layer.gate_up_proj);
-        let inner = linear_gate(r, h, &layer.gate_up_proj, &layer.down_proj);
-        linear(r, inner, &layer.down_proj, Epilogue::residual(x))
+        let inner = match &adapters.gate_up {
+            None => linear_gate(r, h, &layer.gate_up_proj, &layer.down_proj),
+            lora => {
+                let gate_up = adapted(r, h, &layer.gate_up_proj, lora.as_ref(), Epilogue::default());
+                silu_gate(r, gate_up, storage_for(&layer.down_proj, h.rows()))
+            }
+        };
+        adapted(r, inner, &layer.down_proj, adapters.down.as_ref(), Epilogue::residual(x))
     }
 
     /// What one decoded token costs in weights.
@@ -309,7 +347,36 @@ impl Qllama {
 
     /// `logits = lm_head(hidden)`: [rows, vocab_size].
     pub fn logits(&self, r: &mut Recording, hidden: Tensor) -> Tensor {
-        linear(r, hidden, &self.lm_head, Epilogue::default())
+        linear(r, hidden, self.head(), Epilogue::default())
+    }
+
+    /// The matrix that makes logits: [vocab_size, hidden_size].
+    pub fn head(&self) -> &Matrix {
+        self.learned.lm_head.as_ref().unwrap_or(&self.lm_head)
+    }
+
+    /// Brings adapters of this decoder to the device.
+    ///
+    /// # Errors
+    /// `E_SHAPE` naming a tensor that does not fit; those of the device.
+    pub fn place_learned(&self, placing: &mut Placing) -> Result<Learned> {
+        let c = &self.config;
+        let (h, inner, heads) = (c.hidden_size, c.intermediate_size, self.heads());
+        let mut learned = Learned::default();
+        for i in 0..c.num_hidden_layers {
+            let at = |name: &str| format!("model.layers.{i}.{name}");
+            let [q, k, v, o] = ["q_proj", "k_proj", "v_proj", "o_proj"].map(|name| at(&format!("self_attn.{name}")));
+            let [gate, up, down] = ["gate_proj", "up_proj", "down_proj"].map(|name| at(&format!("mlp.{name}")));
+            let qkv = [(&q[..], heads.q_width()), (&k, heads.kv_width()), (&v, heads.kv_width())];
+            learned.layers.push(LayerAdapters {
+                qkv: placing.lora(&qkv, h)?,
+                o: placing.lora(&[(&o, h)], heads.q_width())?,
+                gate_up: placing.lora(&[(&gate, inner), (&up, inner)], h)?,
+                down: placing.lora(&[(&down, h)], inner)?,
+            });
+        }
+        learned.lm_head = placing.saved("lm_head.weight", c.vocab_size, h)?;
+        Ok(learned)
     }
 }
 
@@ -326,6 +393,11 @@ impl CrossKeyValues {
         })
         .await?;
         Ok(CrossKeyValues { eps: config.rms_norm_eps, layers })
+    }
+
+    /// `norm2` and the matrix of keys and values of layer `i`, where it cross-attends and is on the device.
+    pub(super) fn of_layer(&self, i: usize) -> Option<(Tensor, &Matrix)> {
+        self.layers.kept.as_ref()?.get(i)?.0.as_ref().map(|(norm2, key_value)| (*norm2, key_value))
     }
 
     /// `k, v = k_proj(norm2(vision)), v_proj(norm2(vision))` of layer `i`, into `states`.

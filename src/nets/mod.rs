@@ -2,4 +2,7 @@
 
 pub mod clip;
 pub mod decoder;
+pub mod decoder_gradient;
+pub mod gradients;
 pub mod intern_vit;
+pub mod lora;

@@ -72,8 +72,20 @@ pub struct Matrix {
 impl Matrix {
     /// A matrix of f32 values stored as `format`, one of the float formats.
     pub fn from_f32(pool: &mut Pool, rows: usize, cols: usize, values: &[f32], format: Format) -> Result<Matrix> {
-        assert_eq!(values.len(), rows * cols);
         let storage = pool.device().info().weights;
+        Matrix::from_f32_in(storage, pool, rows, cols, values, format)
+    }
+
+    /// As [`Matrix::from_f32`], in a buffer or a texture. What is trained lies in buffers, as it is written on the device.
+    pub fn from_f32_in(
+        storage: Storage,
+        pool: &mut Pool,
+        rows: usize,
+        cols: usize,
+        values: &[f32],
+        format: Format,
+    ) -> Result<Matrix> {
+        assert_eq!(values.len(), rows * cols);
         let part = Part::new(Layout::floats(storage, cols, format), 0, rows, |storage, dtype, shape| {
             pool.alloc_in(storage, dtype, shape)
         })?;

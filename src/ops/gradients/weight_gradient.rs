@@ -47,7 +47,7 @@ impl Place {
 }
 
 /// Into `to`: columns `dy.column ..` of `dy` [rows, _], as many as `to.rows`, times columns `x.column ..` of `x` [rows, _],
-/// as many as `to.cols`. `layer_scale` is `[to.rows]`.
+/// as many as `to.cols`. `layer_scale` has a number for each column of `dy`.
 pub fn weight_gradient(r: &mut Recording, dy: View, x: View, layer_scale: Option<Tensor>, to: Place) {
     let rows = dy.tensor.rows();
     assert_eq!(x.tensor.rows(), rows, "weight_gradient: dy {dy:?}, x {x:?}");
@@ -56,7 +56,7 @@ pub fn weight_gradient(r: &mut Recording, dy: View, x: View, layer_scale: Option
     let Place { tensor, row, column, rows: outputs, cols, add } = to;
     assert!(row + outputs <= tensor.rows() && column + cols <= tensor.width(), "weight_gradient: {to:?}");
     if let Some(scale) = layer_scale {
-        assert_eq!(scale.len(), outputs, "weight_gradient: layer_scale {:?}", scale.shape());
+        assert_eq!(scale.len(), dy.tensor.width(), "weight_gradient: layer_scale {:?}", scale.shape());
     }
     let params = Params {
         rows: rows as u32,
@@ -80,7 +80,7 @@ fn reference(call: &Call) {
     let p: Params = call.params();
     let (mut dw, dy, x, layer_scale) = (call.f32_mut(0), call.f32(1), call.f32(2), call.f32(3));
     for output in 0..p.outputs as usize {
-        let scale = if p.flags & LAYER_SCALE == 0 { 1.0 } else { layer_scale[output] };
+        let scale = if p.flags & LAYER_SCALE == 0 { 1.0 } else { layer_scale[p.dy_column as usize + output] };
         let start = (p.out_row as usize + output) * p.out_width as usize + p.out_column as usize;
         let dw = &mut dw[start..start + p.cols as usize];
         let mut sums = vec![0.0f64; dw.len()];
@@ -115,10 +115,10 @@ mod tests {
             compare(&format!("{rows} {outputs} {cols} {add}"), 1e-12, |pool, r, random| {
                 let mut wide = |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
                 let (dy, x) = (wide(rows, outputs + 5), wide(rows, cols + 3));
-                let (scale, tensor) = (wide(1, outputs), wide(outputs + 3, cols + 4));
+                let (scale, tensor) = (wide(1, outputs + 5), wide(outputs + 3, cols + 4));
                 let place = Place { tensor, row: 2, column: 1, rows: outputs, cols, add };
                 let (dy, x) = (View { tensor: dy, column: 4 }, View { tensor: x, column: 2 });
-                weight_gradient(r, dy, x, add.then(|| scale.reshape(&[outputs])), place);
+                weight_gradient(r, dy, x, add.then(|| scale.reshape(&[outputs + 5])), place);
                 vec![tensor]
             });
         }
