@@ -141,6 +141,7 @@ async fn layer_seconds(device: &Device, format: Format, dtype: DType, rows: usiz
         norm,
         lm_head: unused,
         rope: RopeTables::new(&mut pool, 10000.0, heads.head_dim, rows + 1)?,
+        learned: Default::default(),
     };
     let cached = Cached::new(&mut pool, heads, dtype, rows)?;
     let x = pool.f32(&[1, hidden], &floats(hidden))?;

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use qllama::internals::{decode, read_tokenizer};
-use qllama::{Array, Error, Location, Mode, Opened, PixelValues, Preprocessor, Progress, Result, Tokenizer};
+use qllama::internals::{Folder, decode, read_tokenizer};
+use qllama::{
+    AdapterWeights, Array, Error, Location, Mode, Opened, PixelValues, Preprocessor, Progress, Result, Tokenizer,
+};
 
 use crate::device::adapter;
 
@@ -25,6 +27,13 @@ pub struct Common {
     /// those that only pictures need are read again for every picture.
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory_budget: Option<u64>,
+    /// Folder of what was learned beside the weights, as `peft` writes it: adapter_config.json and
+    /// adapter_model.safetensors. May be given more than once, for different parts of the model.
+    #[arg(long, value_name = "DIR")]
+    pub adapter_weights: Vec<PathBuf>,
+    /// How much of --adapter-weights is used, from 0 (nothing) to 1.
+    #[arg(long, default_value_t = 1.0, value_name = "STRENGTH", requires = "adapter_weights")]
+    pub adapter_strength: f32,
     /// Print JSON, one object a line.
     #[arg(long)]
     pub json: bool,
@@ -46,12 +55,25 @@ impl Common {
         if let Some(bytes) = self.memory_budget {
             builder = builder.memory_budget(bytes);
         }
+        if let Some(learned) = self.learned()? {
+            builder = builder.adapter_weights(learned, self.adapter_strength);
+        }
         builder
             .on_progress(move |Progress { bytes, total }| {
                 bar.set_length(total);
                 bar.set_position(bytes);
             })
             .open()
+    }
+
+    /// What `--adapter-weights` names, read.
+    fn learned(&self) -> Result<Option<AdapterWeights>> {
+        let read = |path: &PathBuf| {
+            let folder = Folder::open(path)?;
+            pollster::block_on(AdapterWeights::read(&folder))
+        };
+        let all = self.adapter_weights.iter().map(read).collect::<Result<Vec<_>>>()?;
+        if all.is_empty() { Ok(None) } else { AdapterWeights::joined(all).map(Some) }
     }
 
     /// The tokenizer of `--model`, which needs nothing else of it.

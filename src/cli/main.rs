@@ -8,6 +8,7 @@ mod embed;
 mod forward;
 mod generate;
 mod generation;
+mod gradients;
 mod info;
 mod match_texts;
 mod out;
@@ -46,6 +47,7 @@ enum Command {
     Embed(embed::Args),
     Generate(generate::Args),
     Forward(forward::Args),
+    Gradients(gradients::Args),
     Tokenize(tokenize::Args),
     Info(info::Args),
     Bench(bench::Args),
@@ -83,6 +85,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<()> {
         Some(Command::Embed(args)) => embed::run(args),
         Some(Command::Generate(args)) => generate::run(args),
         Some(Command::Forward(args)) => forward::run(args),
+        Some(Command::Gradients(args)) => gradients::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Info(args)) => info::run(args),
         Some(Command::Bench(args)) => bench::run(args, started),

@@ -173,7 +173,8 @@ impl AdapterWeights {
 
 /// The module that a tensor belongs to, and whether it is its A (0) or B (1).
 fn half_of(name: &str) -> Option<(&str, usize)> {
-    let ends = [(".lora_A.weight", 0), (".lora_B.weight", 1), (".lora_A.default.weight", 0), (".lora_B.default.weight", 1)];
+    let ends =
+        [(".lora_A.weight", 0), (".lora_B.weight", 1), (".lora_A.default.weight", 0), (".lora_B.default.weight", 1)];
     ends.into_iter().find_map(|(end, half)| Some((name.strip_suffix(end)?, half)))
 }
 

@@ -6,6 +6,7 @@ use crate::files::checkpoint::Checkpoint;
 use crate::files::config::Config;
 use crate::files::gguf::Gguf;
 use crate::files::location::Location;
+use crate::files::peft::AdapterWeights;
 use crate::files::source::{Source, read_small};
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType};
@@ -28,6 +29,7 @@ pub struct Builder<'a> {
     device: Option<Device>,
     memory_budget: Option<u64>,
     kv_cache: KvCacheType,
+    learned: Option<(AdapterWeights, f32)>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
 }
 
@@ -45,6 +47,7 @@ impl<'a> Builder<'a> {
             device: None,
             memory_budget: None,
             kv_cache: KvCacheType::F32,
+            learned: None,
             on_progress: Box::new(|_| {}),
         }
     }
@@ -75,6 +78,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// What was learned beside the weights, and how much of it is used: see [`Model::use_adapter`].
+    pub fn adapter_weights(mut self, weights: AdapterWeights, strength: f32) -> Builder<'a> {
+        self.learned = Some((weights, strength));
+        self
+    }
+
     /// Hears how far the loading of weights is.
     pub fn on_progress(mut self, on_progress: impl FnMut(Progress) + 'a) -> Builder<'a> {
         self.on_progress = Box::new(on_progress);
@@ -86,7 +95,7 @@ impl<'a> Builder<'a> {
     /// # Errors
     /// The files'; see [`Error`](crate::Error).
     pub async fn open_async(self) -> Result<Opened<'a>> {
-        let Builder { location, adapter, device, memory_budget, kv_cache, on_progress } = self;
+        let Builder { location, adapter, device, memory_budget, kv_cache, learned, on_progress } = self;
         let files = match location? {
             Location::Folder(source) => Files::of_folder(Checkpoint::open(source).await?).await?,
             Location::Gguf(source, name) => {
@@ -94,7 +103,7 @@ impl<'a> Builder<'a> {
                 Files::of_gguf(source, gguf)?
             }
         };
-        Ok(Opened { files, adapter, device, memory_budget, kv_cache, on_progress })
+        Ok(Opened { files, adapter, device, memory_budget, kv_cache, learned, on_progress })
     }
 
     /// Opens the files, opens the adapter and brings the weights to it. Names, shapes, types and memory are checked
@@ -143,6 +152,7 @@ pub struct Opened<'a> {
     device: Option<Device>,
     memory_budget: Option<u64>,
     kv_cache: KvCacheType,
+    learned: Option<(AdapterWeights, f32)>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
 }
 
@@ -191,7 +201,11 @@ impl Opened<'_> {
         }
         let Files { preprocessor, checkpoint, tokenizer } = self.files;
         let network = Network::load(checkpoint, &device, &mut *self.on_progress).await?;
-        Ok(Model::new(network, preprocessor, tokenizer, self.kv_cache))
+        let mut model = Model::new(network, preprocessor, tokenizer, self.kv_cache);
+        if let Some((weights, strength)) = &self.learned {
+            model.use_adapter(weights, *strength)?;
+        }
+        Ok(model)
     }
 }
 

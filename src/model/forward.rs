@@ -339,7 +339,13 @@ impl Network {
         Ok(outputs)
     }
 
-    pub(crate) fn mask(&self, pool: &mut Pool, inputs: &ForwardInputs, checked: &Checked, function: Function<'_>) -> Result<Mask> {
+    pub(crate) fn mask(
+        &self,
+        pool: &mut Pool,
+        inputs: &ForwardInputs,
+        checked: &Checked,
+        function: Function<'_>,
+    ) -> Result<Mask> {
         let Checked { batch, rows, past, .. } = *checked;
         Ok(match function {
             Function::TrainUnmasked => Mask::None,

@@ -87,7 +87,15 @@ impl Network {
         let mut loader = Loader::load(&checkpoint, quantization, &mut pool, on_bytes);
         let nets = Nets::load(&mut loader, &config, stays, &mut |_, _| {}).await?;
         let dispatches_per_token = Cell::new(0);
-        Ok(Network { config, device: device.clone(), checkpoint, nets, dispatches_per_token, adapter: None, _pool: pool })
+        Ok(Network {
+            config,
+            device: device.clone(),
+            checkpoint,
+            nets,
+            dispatches_per_token,
+            adapter: None,
+            _pool: pool,
+        })
     }
 
     pub fn device(&self) -> &Device {

@@ -112,9 +112,7 @@ impl Qllama {
         let qkv = self.kept_attention(r, pass, layer, adapters, h);
         let attended = adapted(r, qkv.out, &layer.o_proj, adapters.o.as_ref(), Epilogue::residual(x));
         let cross = match (&layer.cross_attn, pass.cross) {
-            (Some(cross_attn), Some(states)) => {
-                Some(self.kept_cross(r, pass, cross_attn, states.keys(i), attended))
-            }
+            (Some(cross_attn), Some(states)) => Some(self.kept_cross(r, pass, cross_attn, states.keys(i), attended)),
             _ => None,
         };
         let middle = match (&cross, &layer.cross_attn) {
@@ -193,71 +191,64 @@ impl Qllama {
         };
         KeptCross { h, attended: Attended { call, out: attention(r, call) } }
     }
+}
 
-    /// From the gradient of `last_hidden_state`, those of all that `to` has room for; returns that of the embeddings. With
-    /// `lowest`, only layers from there on: what is returned is the gradient of that layer's input.
-    pub fn gradient(
-        &self,
-        r: &mut Recording,
-        pass: &Pass,
-        kept: &KeptPass,
-        d_last: Tensor,
-        to: &DecoderGradients,
-        vision: Option<VisionSide>,
-        lowest: usize,
-    ) -> Tensor {
-        let x = kept.output;
-        let mut dx = r.scratch_f32(x.shape());
-        self.norm_gradient(r, d_last, x, Rows::all(x), self.norm, "model.norm.weight", dx, false, &to.places);
-        for i in (lowest..self.layers.len()).rev() {
-            let layer = self.kept_layer(r, pass, i, kept.inputs[i]);
-            let gradients = to.layers.get(i).copied().unwrap_or_default();
-            self.mlp_gradient(r, i, &layer, gradients, dx, &to.places);
+/// A backward pass: what went forward, and where gradients go.
+pub struct Backward<'a> {
+    pub decoder: &'a Qllama,
+    pub pass: &'a Pass<'a>,
+    pub kept: &'a KeptPass,
+    pub to: &'a DecoderGradients,
+    /// Where the vision rows' gradient is wanted.
+    pub vision: Option<VisionSide<'a>>,
+}
+
+/// A norm: its weight, the weight's name, and which rows it was taken of.
+#[derive(Clone, Copy)]
+struct Norm<'a> {
+    weight: Tensor,
+    name: &'a str,
+    rows: Rows,
+}
+
+impl Backward<'_> {
+    /// From the gradient of `last_hidden_state`, those of all that there is room for, down to layer `lowest`; returns the
+    /// gradient of that layer's input: the embeddings', for layer 0.
+    pub fn record(&self, r: &mut Recording, d_last: Tensor, lowest: usize) -> Tensor {
+        let (decoder, x) = (self.decoder, self.kept.output);
+        let dx = r.scratch_f32(x.shape());
+        let norm = Norm { weight: decoder.norm, name: "model.norm.weight", rows: Rows::all(x) };
+        self.norm(r, d_last, x, norm, dx, false);
+        for i in (lowest..decoder.layers.len()).rev() {
+            let layer = decoder.kept_layer(r, self.pass, i, self.kept.inputs[i]);
+            let gradients = self.to.layers.get(i).copied().unwrap_or_default();
+            self.mlp(r, i, &layer, gradients, dx);
             if let Some(cross) = &layer.cross {
-                self.cross_gradient(r, pass, i, &layer, cross, dx, &to.places, vision);
+                self.cross_attention(r, i, layer.attended, cross, dx);
             }
-            dx = self.attention_gradient(r, pass, i, &layer, kept.inputs[i], gradients, dx, &to.places);
+            self.self_attention(r, i, &layer, gradients, dx);
         }
         dx
     }
 
     /// The gradient of a norm's rows, into `dx` or added to it, and of its weight.
-    #[expect(clippy::too_many_arguments, reason = "a norm's operands and where its gradients go")]
-    fn norm_gradient(
-        &self,
-        r: &mut Recording,
-        dy: Tensor,
-        x: Tensor,
-        rows: Rows,
-        weight: Tensor,
-        name: &str,
-        dx: Tensor,
-        add: bool,
-        places: &Places,
-    ) {
-        let normed = Normed { x: View::all(x), rows, weight, eps: self.config.rms_norm_eps };
+    fn norm(&self, r: &mut Recording, dy: Tensor, x: Tensor, norm: Norm, dx: Tensor, add: bool) {
+        let Norm { weight, name, rows } = norm;
+        let normed = Normed { x: View::all(x), rows, weight, eps: self.decoder.config.rms_norm_eps };
         let inverses = rms_norm_gradient(r, View::all(dy), normed, View::all(dx), add);
-        if places.get(name).is_some() {
+        if self.to.places.get(name).is_some() {
             // The rows that were normalised, one behind the other, as dy has them.
             let compact = r.scratch_f32(&[rows.count(), x.width()]);
             copy_rows(r, x, rows, compact, Rows::all(compact));
             let factors = Factors { elements: Some(View::all(compact)), rows: Some(inverses) };
-            places.vector(r, name, dy, factors);
+            self.to.places.vector(r, name, dy, factors);
         }
     }
 
     /// Of `x + down_proj(silu(gate) * up)`: adds to `dx`, which is the gradient of that already.
-    fn mlp_gradient(
-        &self,
-        r: &mut Recording,
-        i: usize,
-        kept: &KeptLayer,
-        gradients: LayerGradients,
-        dx: Tensor,
-        places: &Places,
-    ) {
-        let (layer, adapters) = (&self.layers[i], self.layer_adapters(i));
-        let inner = self.config.intermediate_size;
+    fn mlp(&self, r: &mut Recording, i: usize, kept: &KeptLayer, gradients: LayerGradients, dx: Tensor) {
+        let (layer, adapters) = (&self.decoder.layers[i], self.decoder.layer_adapters(i));
+        let (places, inner) = (&self.to.places, self.decoder.config.intermediate_size);
         let at = |name: &str| format!("model.layers.{i}.{name}");
         let (gate, up, down) = (at("mlp.gate_proj"), at("mlp.up_proj"), at("mlp.down_proj"));
         places.linear(r, &[(&down, layer.down_proj.rows)], dx, kept.inner, None);
@@ -267,75 +258,55 @@ impl Qllama {
         places.linear(r, &[(&gate, inner), (&up, inner)], d_gate_up, kept.middle_normed, None);
         let lora = adapters.gate_up.as_ref().map(|lora| (lora, gradients.gate_up));
         let dh = adapted_gradient(r, d_gate_up, kept.middle_normed, &layer.gate_up_proj, lora, places.add);
-        let (norm, name) = (layer.post_attention_layernorm, at("post_attention_layernorm.weight"));
-        self.norm_gradient(r, dh, kept.middle, Rows::all(kept.middle), norm, &name, dx, true, places);
+        let (weight, name) = (layer.post_attention_layernorm, at("post_attention_layernorm.weight"));
+        self.norm(r, dh, kept.middle, Norm { weight, name: &name, rows: Rows::all(kept.middle) }, dx, true);
     }
 
     /// Of `x[:, :N] + o_proj(attention(q_proj(norm1(x[:, :N])), keys, values))`: adds to the first rows of `dx`, and to the
     /// gradient of the vision rows where that is wanted.
-    #[expect(clippy::too_many_arguments, reason = "a layer's kept rows and where its gradients go")]
-    fn cross_gradient(
-        &self,
-        r: &mut Recording,
-        pass: &Pass,
-        i: usize,
-        layer: &KeptLayer,
-        kept: &KeptCross,
-        dx: Tensor,
-        places: &Places,
-        vision: Option<VisionSide>,
-    ) {
-        let cross_attn = self.layers[i].cross_attn.as_ref().expect("the layer cross-attends");
-        let hidden = self.config.hidden_size;
+    fn cross_attention(&self, r: &mut Recording, i: usize, x: Tensor, kept: &KeptCross, dx: Tensor) {
+        let cross_attn = self.decoder.layers[i].cross_attn.as_ref().expect("the layer cross-attends");
+        let (places, hidden) = (&self.to.places, self.decoder.config.hidden_size);
         let at = |name: &str| format!("model.layers.{i}.cross_attn.{name}");
-        let rows = self.query_rows(pass);
+        let rows = self.decoder.query_rows(self.pass);
         let d_out = r.scratch_f32(&[rows.count(), hidden]);
         copy_rows(r, dx, rows, d_out, Rows::all(d_out));
         let Attended { call, out } = kept.attended;
         places.linear(r, &[(&at("o_proj"), hidden)], d_out, out, None);
         let d_attended = linear_gradient(r, d_out, &cross_attn.o_proj, None);
-        let dq = match vision {
+        let dq = match self.vision {
             Some(vision) => {
                 let AttentionGradient { dq, dkv } = attention_gradient(r, call, out, d_attended);
-                self.key_value_gradient(r, i, dkv, places, vision);
+                self.keys_and_values(r, i, dkv, vision);
                 dq
             }
             None => query_gradient(r, call, out, d_attended),
         };
         places.linear(r, &[(&at("q_proj"), hidden)], dq, kept.h, None);
         let dh = linear_gradient(r, dq, &cross_attn.q_proj, None);
-        self.norm_gradient(r, dh, layer.attended, rows, cross_attn.norm1, &at("norm1.weight"), dx, true, places);
+        self.norm(r, dh, x, Norm { weight: cross_attn.norm1, name: &at("norm1.weight"), rows }, dx, true);
     }
 
     /// Of `k, v = k_proj(norm2(vision)), v_proj(norm2(vision))`: adds to the gradient of the vision rows.
-    fn key_value_gradient(&self, r: &mut Recording, i: usize, dkv: Tensor, places: &Places, side: VisionSide) {
+    fn keys_and_values(&self, r: &mut Recording, i: usize, dkv: Tensor, side: VisionSide) {
         let VisionSide { key_values, vision, gradient } = side;
-        let Some((norm2, key_value)) = key_values.of_layer(i) else { return };
-        let hidden = self.config.hidden_size;
+        let (weight, key_value) = key_values.of_layer(i).expect("the layer cross-attends, and is on the device");
+        let (places, hidden) = (&self.to.places, self.decoder.config.hidden_size);
         let at = |name: &str| format!("model.layers.{i}.cross_attn.{name}");
         let (k_proj, v_proj) = (at("k_proj"), at("v_proj"));
         if places.has(&k_proj) || places.has(&v_proj) {
-            let h = rms_norm(r, vision, Rows::all(vision), 0, norm2, self.config.rms_norm_eps);
+            let h = rms_norm(r, vision, Rows::all(vision), 0, weight, self.decoder.config.rms_norm_eps);
             places.linear(r, &[(&k_proj, hidden), (&v_proj, hidden)], dkv, h, None);
         }
         let dh = linear_gradient(r, dkv, key_value, None);
-        self.norm_gradient(r, dh, vision, Rows::all(vision), norm2, &at("norm2.weight"), gradient, true, places);
+        let norm = Norm { weight, name: &at("norm2.weight"), rows: Rows::all(vision) };
+        self.norm(r, dh, vision, norm, gradient, true);
     }
 
-    /// Of `x + o_proj(attention(rope(q), rope(k), v))`: adds to `dx` and returns it.
-    #[expect(clippy::too_many_arguments, reason = "a layer's kept rows and where its gradients go")]
-    fn attention_gradient(
-        &self,
-        r: &mut Recording,
-        pass: &Pass,
-        i: usize,
-        kept: &KeptLayer,
-        x: Tensor,
-        gradients: LayerGradients,
-        dx: Tensor,
-        places: &Places,
-    ) -> Tensor {
-        let (layer, adapters, heads) = (&self.layers[i], self.layer_adapters(i), self.heads());
+    /// Of `x + o_proj(attention(rope(q), rope(k), v))`: adds to `dx`.
+    fn self_attention(&self, r: &mut Recording, i: usize, kept: &KeptLayer, gradients: LayerGradients, dx: Tensor) {
+        let (decoder, places) = (self.decoder, &self.to.places);
+        let (layer, adapters, heads) = (&decoder.layers[i], decoder.layer_adapters(i), decoder.heads());
         let at = |name: &str| format!("model.layers.{i}.{name}");
         let o_proj = at("self_attn.o_proj");
         let (q, k, v) = (at("self_attn.q_proj"), at("self_attn.k_proj"), at("self_attn.v_proj"));
@@ -344,13 +315,12 @@ impl Qllama {
         let lora = adapters.o.as_ref().map(|lora| (lora, gradients.o));
         let d_attended = adapted_gradient(r, dx, out, &layer.o_proj, lora, places.add);
         let AttentionGradient { dq, dkv } = attention_gradient(r, call, out, d_attended);
-        let dqkv = rope_gradient(r, dq, dkv, heads, &self.rope, pass.positions);
+        let dqkv = rope_gradient(r, dq, dkv, heads, &decoder.rope, self.pass.positions);
         let modules = [(&q[..], heads.q_width()), (&k, heads.kv_width()), (&v, heads.kv_width())];
         places.linear(r, &modules, dqkv, kept.h, None);
         let lora = adapters.qkv.as_ref().map(|lora| (lora, gradients.qkv));
         let dh = adapted_gradient(r, dqkv, kept.h, &layer.qkv_proj, lora, places.add);
-        let (norm, name) = (layer.input_layernorm, at("input_layernorm.weight"));
-        self.norm_gradient(r, dh, x, Rows::all(x), norm, &name, dx, true, places);
-        dx
+        let (weight, name, x) = (layer.input_layernorm, at("input_layernorm.weight"), self.kept.inputs[i]);
+        self.norm(r, dh, x, Norm { weight, name: &name, rows: Rows::all(x) }, dx, true);
     }
 }

@@ -31,10 +31,6 @@ impl Places {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), *tensor))
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.tensors.is_empty()
-    }
-
     /// Whether any tensor whose name begins so is trained.
     pub fn has(&self, prefix: &str) -> bool {
         self.tensors.keys().any(|name| name.starts_with(prefix))

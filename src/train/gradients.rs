@@ -10,7 +10,7 @@ use crate::model::forward::{Checked, ForwardInputs, Function};
 use crate::model::network::{Crossed, Network};
 use crate::model::{IGNORED_LABEL, Model};
 use crate::nets::decoder::Pass;
-use crate::nets::decoder_gradient::{DecoderGradients, VisionSide};
+use crate::nets::decoder_gradient::{Backward, DecoderGradients, VisionSide};
 use crate::ops::attention::{Keys, View};
 use crate::ops::gradients::cross_entropy_gradient::cross_entropy_gradient;
 use crate::ops::gradients::linear_gradient::linear_gradient;
@@ -164,7 +164,8 @@ impl Call<'_> {
         let last = kept.last_hidden_state;
         let (d_last, loss) = self.loss(pool, &mut r, objective, last, &to)?;
         let vision = self.vision_side(pool, of)?;
-        let dx = decoder.gradient(&mut r, &pass, &kept, d_last, &to, vision, 0);
+        let backward = Backward { decoder, pass: &pass, kept: &kept, to: &to, vision };
+        let dx = backward.record(&mut r, d_last, 0);
         self.table_gradient(pool, &mut r, dx, &to)?;
         let dx = pool.keep(&mut r, dx)?;
         device.play(&r)?;
@@ -189,7 +190,8 @@ impl Call<'_> {
     fn table_places(&self, pool: &mut Pool, to: &mut DecoderGradients) -> Result<()> {
         let text = &self.network.config.text;
         let shape = [text.vocab_size, text.hidden_size];
-        let tied = self.network.checkpoint().tensor(&format!("{}lm_head.weight", self.network.config.prefix())).is_none();
+        let tied =
+            self.network.checkpoint().tensor(&format!("{}lm_head.weight", self.network.config.prefix())).is_none();
         let names: &[&str] =
             if tied { &["model.embed_tokens.weight"] } else { &["model.embed_tokens.weight", "lm_head.weight"] };
         for name in names {
@@ -204,6 +206,10 @@ impl Call<'_> {
         match &self.crossed {
             Some((_, vision)) if of != Of::Adapters => {
                 let vision = *vision;
+                if self.network.cross_key_values().layers.kept.is_none() {
+                    let what = "the vision rows' gradient needs cross-attention's keys and values on the device";
+                    return Err(Error::State { reason: format!("{what}: give a larger memory budget") });
+                }
                 let gradient = pool.alloc(DType::F32, vision.shape())?;
                 Ok(Some(VisionSide { key_values: self.network.cross_key_values(), vision, gradient }))
             }
@@ -234,9 +240,11 @@ impl Call<'_> {
                 Ok((d_last, Loss::Product { last, gradient: gradient.values.clone() }))
             }
             Objective::Labels => {
-                let labels = self.inputs.labels.as_ref().ok_or_else(|| Error::Input {
-                    reason: "the loss needs labels".into(),
-                })?;
+                let labels = self
+                    .inputs
+                    .labels
+                    .as_ref()
+                    .ok_or_else(|| Error::Input { reason: "the loss needs labels".into() })?;
                 let Counted { rows, labels } = Counted::of(labels)?;
                 let decoder = self.network.decoder();
                 let count = rows.len();

@@ -9,7 +9,8 @@ pub use qllama::internals::{
     read_tensors, tensors_to_bytes, write_tensors,
 };
 pub use qllama::{
-    AdapterWeights, Array, Builder, CAPTION_PROMPT, CaptionOptions, Config, Device, DeviceInfo, EarlyStopping, Error, ForwardInputs,
-    ForwardOutputs, GenerateInputs, GenerateOptions, Generation, Gradients, KvCacheType, LocalFuture, Location, Mode, Model,
-    Objective, Of, PastKeyValues, Picture, Piece, PixelValues, Prompt, Result, Source, Tokenizer,
+    AdapterWeights, Array, Builder, CAPTION_PROMPT, CaptionOptions, Config, Device, DeviceInfo, EarlyStopping, Error,
+    ForwardInputs, ForwardOutputs, GenerateInputs, GenerateOptions, Generation, Gradients, KvCacheType, LocalFuture,
+    Location, Mode, Model, Objective, Of, PastKeyValues, Picture, Piece, PixelValues, Prompt, Result, Source,
+    Tokenizer,
 };

@@ -120,8 +120,7 @@ impl Given {
             zero_queries: zero_queries as u32,
             scale,
         };
-        let constants =
-            [("HEAD_DIM", heads.head_dim as f64), ("MASK", f64::from(mask_code)), ("LANES", LANES as f64)];
+        let constants = [("HEAD_DIM", heads.head_dim as f64), ("MASK", f64::from(mask_code)), ("LANES", LANES as f64)];
         // A mask that is not there is never read.
         Given { params, constants, q: q.tensor, k: k.tensor, v: v.tensor, mask: mask.unwrap_or(q.tensor) }
     }
@@ -285,8 +284,7 @@ fn keys_values_reference(call: &Call) {
     });
 }
 
-pub(crate) static OP: Op =
-    Op { name: "attention_gradient", kernels: &[&STATS, &QUERIES, &KEYS_VALUES], examples };
+pub(crate) static OP: Op = Op { name: "attention_gradient", kernels: &[&STATS, &QUERIES, &KEYS_VALUES], examples };
 
 fn examples(e: &mut Examples) {
     use crate::ops::attention::View;
@@ -350,7 +348,8 @@ mod tests {
                 let case = format!("{batch} {batches} {rows} {keys} {heads} {kv_heads} {head_dim} {code}");
                 compare(&case, 1e-10, |pool, r, random| {
                     let heads = Heads { heads, kv_heads, head_dim };
-                    let mut wide = |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
+                    let mut wide =
+                        |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
                     let q = wide(batch * rows, heads.q_width() + 3);
                     let kv = wide(batches * keys, 2 * heads.kv_width() + 5);
                     let d_o = wide(batch * rows, heads.q_width());

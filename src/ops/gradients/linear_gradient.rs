@@ -40,13 +40,7 @@ pub fn linear_gradient(r: &mut Recording, dy: Tensor, weight: &Matrix, layer_sca
 }
 
 /// As [`linear_gradient`], added to `dx` [rows, cols].
-pub fn add_linear_gradient(
-    r: &mut Recording,
-    dy: Tensor,
-    weight: &Matrix,
-    layer_scale: Option<Tensor>,
-    dx: Tensor,
-) {
+pub fn add_linear_gradient(r: &mut Recording, dy: Tensor, weight: &Matrix, layer_scale: Option<Tensor>, dx: Tensor) {
     record(r, dy, weight, layer_scale, dx, true);
 }
 

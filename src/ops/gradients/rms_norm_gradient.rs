@@ -115,7 +115,8 @@ mod tests {
         {
             compare(&format!("{batch} {rows} {stride} {first} {width} {add}"), 1e-11, |pool, r, random| {
                 let rows = Rows { batch, rows, stride, first };
-                let mut wide = |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
+                let mut wide =
+                    |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
                 let (dy, x) = (wide(rows.count(), width + 1), wide(batch * stride, width + 4));
                 let (weight, dx) = (wide(1, width).reshape(&[width]), wide(batch * stride, width + 5));
                 let normed = Normed { x: View { tensor: x, column: 3 }, rows, weight, eps: 1e-6 };

@@ -110,10 +110,12 @@ mod tests {
 
     #[test]
     fn gpu_equals_reference() {
-        for (rows, outputs, cols, add) in [(1, 1, 1, false), (7, 5, 61, true), (130, 66, 33, false), (3, 331, 270, true)]
+        for (rows, outputs, cols, add) in
+            [(1, 1, 1, false), (7, 5, 61, true), (130, 66, 33, false), (3, 331, 270, true)]
         {
             compare(&format!("{rows} {outputs} {cols} {add}"), 1e-12, |pool, r, random| {
-                let mut wide = |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
+                let mut wide =
+                    |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
                 let (dy, x) = (wide(rows, outputs + 5), wide(rows, cols + 3));
                 let (scale, tensor) = (wide(1, outputs + 5), wide(outputs + 3, cols + 4));
                 let place = Place { tensor, row: 2, column: 1, rows: outputs, cols, add };
