@@ -4,6 +4,7 @@
 // A blocked score is exactly LOWEST; where all are, the weights of all keys are exp(0): the row attends uniformly.
 
 #import shared/grid
+#import shared/part
 #import shared/floats
 #import attention/common
 #import attention/keys_in_{2}
@@ -33,7 +34,8 @@ fn product(start: u32) -> f32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let number = group.x + group.y * GRID_X;
+    let place = in_grid(group);
+    let number = place.x + place.y * GRID_X;
     if number >= p.count {
         return;
     }

@@ -4,6 +4,7 @@
 // 1500 keys in f32, on Mesa's: attention_step.wgsl 17.9 ms with buffers, 11.6 ms with textures; this kernel 6.8 ms.
 
 #import shared/grid
+#import shared/part
 #import shared/floats
 #import shared/y_in_{0}
 #import attention/common
@@ -18,7 +19,8 @@ var<workgroup> results: array<vec4<f32>, 256>;   // [FOURS, LANES]
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let number = workgroup.x + workgroup.y * GRID_X;
+    let place = in_grid(workgroup);
+    let number = place.x + place.y * GRID_X;
     if number >= p.count {
         return;
     }

@@ -2,6 +2,7 @@
 // is nothing to share between lanes, so nothing waits. A key's score is made once for each 32 elements of the head.
 
 #import shared/grid
+#import shared/part
 #import shared/floats
 #import attention/common
 #import attention/keys_in_{2}
@@ -34,7 +35,8 @@ fn product(from_q: u32, from_k: u32) -> f32 {
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let chunks = (HEAD_DIM + 31u) / 32u;
-    let number = (group.x + group.y * GRID_X) * LANES + lane;
+    let place = in_grid(group);
+    let number = (place.x + place.y * GRID_X) * LANES + lane;
     if number >= p.count * chunks {
         return;
     }

@@ -11,6 +11,7 @@
 // - keys and values are loaded as 16 bytes, eight lanes beside each other: whole cache lines for GPUs.
 
 #import shared/grid
+#import shared/part
 #import shared/floats
 #import attention/common
 
@@ -140,7 +141,8 @@ fn largest(x: vec4<f32>) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let number = workgroup.x + workgroup.y * GRID_X;
+    let place = in_grid(workgroup);
+    let number = place.x + place.y * GRID_X;
     if number >= p.count {
         return;
     }

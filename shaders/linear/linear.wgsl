@@ -1,6 +1,7 @@
 // y = residual + layer_scale * (x W^T + bias), an invocation an output: the plain kernel, for any number of rows.
 // Sums in f32. Weights as src/weights/matrix.rs lays them out.
 
+#import shared/part
 #import shared/matrix
 #import linear/output
 
@@ -9,7 +10,8 @@ override LANES: u32 = 64u;
 @group(0) @binding(1) var<storage, read> x: array<f32>;            // [rows, cols]
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let id = in_grid(workgroup) * vec2(LANES, 1u) + vec2(lane, 0u);
     if id.x >= p.outputs {
         return;
     }

@@ -1,6 +1,7 @@
 // y = silu(x Wg^T) * (x Wu^T): what tile.wgsl does with a matrix that has the rows of Wg above those of Wu. An
 // invocation makes fours of both, so that neither product goes to memory.
 
+#import shared/part
 #import shared/silu
 #import shared/y_in_{0}
 #import linear/tile

@@ -9,6 +9,7 @@
 // Needs: p (with rows, x_width, outputs, row_words, group, groups), GATED, write_fours.
 // Gives: STEPS, main.
 
+#import shared/part
 #import shared/matrix
 #import linear/x_in_{1}
 
@@ -200,11 +201,12 @@ fn write_row(row: u32, output: u32, more_output: u32, sums_of_lane: vec4<f32>, m
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let place = in_grid(workgroup);
     let fours = 4u * (LANES / TEAM);
     let one_four = OUTPUTS == 4u || GATED;
-    let output = workgroup.x * fours * select(2u, 1u, one_four) + 4u * (lane / TEAM);
+    let output = place.x * fours * select(2u, 1u, one_four) + 4u * (lane / TEAM);
     let more_output = output + select(select(0u, fours, OUTPUTS == 8u), p.outputs / 2u, GATED);
-    let row = workgroup.y * ROWS;
+    let row = place.y * ROWS;
     // Rows and outputs beyond the last repeat it and are not written.
     rows = min(vec4(row) + STEPS, vec4(p.rows - 1u)) * (p.x_width / 4u);
     let outputs = min(vec4(output) + STEPS, vec4(p.outputs - 1u));

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::device::choices::Choices;
 use crate::device::cpu::{Host, HostPlan};
-use crate::device::gpu::{Gpu, GpuPlan, GpuReader};
+use crate::device::gpu::{Gpu, GpuPlan, GpuReader, GpuReading};
 use crate::device::info::DeviceInfo;
 use crate::device::recording::{Recording, fresh_id};
 use crate::device::scratch::share_scratch;
@@ -158,6 +158,21 @@ impl Device {
         }
     }
 
+    /// Starts a plan, and the way of what it leaves in `tensors` back to the host: one submission where the plan is one.
+    /// The reader is free again when the reading has ended.
+    pub fn run_and_read(&self, plan: &Plan, reader: &Reader, tensors: &[Tensor]) -> Result<Reading> {
+        match (&self.0.place, &plan.kind, &reader.kind) {
+            (Place::Gpu(gpu), PlanKind::Gpu(plan), Some(reader)) => {
+                let reading = gpu.run_and_read(plan, reader, tensors)?;
+                Ok(Reading { device: self.clone(), kind: ReadingKind::Gpu(reading) })
+            }
+            _ => {
+                self.run(plan)?;
+                reader.start(tensors)
+            }
+        }
+    }
+
     /// Prepares and runs a recording once.
     pub fn play(&self, recording: &Recording) -> Result<()> {
         if recording.dispatches.is_empty() {
@@ -306,23 +321,59 @@ pub struct Reader {
     kind: Option<GpuReader>,
 }
 
+/// Bytes on their way back from a device.
+pub struct Reading {
+    device: Device,
+    kind: ReadingKind,
+}
+
+enum ReadingKind {
+    Gpu(GpuReading),
+    /// The bytes.
+    Host(Vec<u8>),
+}
+
 impl Reader {
     /// Fills `out` with whole tensors, one behind the other, after all work started before.
     ///
     /// # Errors
     /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
     pub async fn read(&self, tensors: &[Tensor], out: &mut [u8]) -> Result<()> {
-        match (&self.device.0.place, &self.kind) {
-            (Place::Gpu(gpu), Some(reader)) => gpu.read(reader, tensors, out).await,
+        self.start(tensors)?.finish(out).await
+    }
+
+    /// Starts a read of whole tensors, after all work started before.
+    fn start(&self, tensors: &[Tensor]) -> Result<Reading> {
+        let kind = match (&self.device.0.place, &self.kind) {
+            (Place::Gpu(gpu), Some(reader)) => ReadingKind::Gpu(gpu.start_read(reader, tensors)?),
             (Place::Host(host), _) => {
-                let mut at = 0;
+                let mut bytes = Vec::new();
                 for tensor in tensors {
-                    host.read(*tensor, &mut out[at..at + tensor.size_bytes()]);
-                    at += tensor.size_bytes();
+                    let at = bytes.len();
+                    bytes.resize(at + tensor.size_bytes(), 0);
+                    host.read(*tensor, &mut bytes[at..]);
                 }
-                Ok(())
+                ReadingKind::Host(bytes)
             }
             _ => unreachable!("a GPU's reader has staging memory"),
+        };
+        Ok(Reading { device: self.device.clone(), kind })
+    }
+}
+
+impl Reading {
+    /// Waits, and fills `out` with the tensors, one behind the other.
+    ///
+    /// # Errors
+    /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
+    pub async fn finish(self, out: &mut [u8]) -> Result<()> {
+        match (&self.device.0.place, self.kind) {
+            (Place::Gpu(gpu), ReadingKind::Gpu(reading)) => gpu.finish_read(reading, out).await,
+            (_, ReadingKind::Host(bytes)) => {
+                out.copy_from_slice(&bytes);
+                Ok(())
+            }
+            _ => unreachable!("what a GPU reads is on its way from one"),
         }
     }
 }

@@ -7,6 +7,7 @@ mod adapter;
 pub mod array;
 pub mod choices;
 pub mod cpu;
+mod cut;
 mod executor;
 pub mod gpu;
 mod info;
@@ -14,6 +15,7 @@ pub mod recording;
 mod scratch;
 pub mod tensor;
 pub mod wgsl;
+pub mod work;
 
 pub use adapter::{Adapter, adapters};
 pub use array::Array;

@@ -11,11 +11,12 @@ use bytemuck::Pod;
 use crate::device::choices::Choices;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::{Access, Binding, Field, Import, Uniform, compose};
+use crate::device::work::Work;
 
 /// One op's code, or one of several that an op chooses from: WGSL and the same meaning in Rust.
 ///
-/// WGSL binds group 0: the operands in order, then the parameters as a uniform buffer. A kernel is a static and equal
-/// to itself alone.
+/// WGSL binds group 0: the operands in order, then the parameters as a uniform buffer. Group 1 is `shared/part`'s, where
+/// a kernel imports that. A kernel is a static and equal to itself alone.
 pub struct Kernel {
     /// The name of its file in `shaders`, without folder and ending; no other kernel has it.
     pub name: &'static str,
@@ -27,9 +28,16 @@ pub struct Kernel {
     pub params: &'static [Field],
     /// Computes what the shader computes, on host memory.
     pub reference: fn(&Call),
+    /// What a call takes, from its shapes.
+    pub work: fn(&Dispatch) -> Work,
 }
 
 impl Kernel {
+    /// Whether a part of its grid can be dispatched: it asks where its workgroups stand.
+    pub fn divides(&self) -> bool {
+        self.source.lines().any(|line| line == "#import shared/part")
+    }
+
     /// The whole shader for operands that are bound so.
     ///
     /// # Panics
@@ -69,6 +77,37 @@ pub struct Dispatch {
     /// The bytes of the uniform parameters; their number is a multiple of 4.
     pub params: Vec<u8>,
     pub workgroups: [u32; 3],
+}
+
+impl Dispatch {
+    /// The parameters, as the struct that was recorded.
+    pub fn params<P: Pod>(&self) -> P {
+        bytemuck::pod_read_unaligned(&self.params)
+    }
+
+    /// An `override` constant's value. It must have been recorded.
+    pub fn constant(&self, name: &str) -> u32 {
+        let found = self.constants.iter().find(|(n, _)| *n == name);
+        found.unwrap_or_else(|| panic!("{}: no constant {name}", self.kernel.name)).1 as u32
+    }
+
+    /// What it writes, by one operand or several: elements, and bytes.
+    pub fn written(&self) -> (u64, u64) {
+        let tensors = self.operands.iter().filter(|(_, access)| *access == Access::Write).map(|(tensor, _)| tensor);
+        tensors.fold((0, 0), |sum, t| (sum.0 + t.len() as u64, sum.1 + t.size_bytes() as u64))
+    }
+
+    /// Bytes of all operands; a tensor that stands in for one that is not there counts once.
+    pub fn operand_bytes(&self) -> u64 {
+        let ids = |i: usize| self.operands[..i].iter().map(|(tensor, _)| tensor.id);
+        let new = self.operands.iter().enumerate().filter(|(i, (tensor, _))| !ids(*i).any(|id| id == tensor.id));
+        new.map(|(_, (tensor, _))| tensor.size_bytes() as u64).sum()
+    }
+
+    /// What it takes.
+    pub fn work(&self) -> Work {
+        (self.kernel.work)(self)
+    }
 }
 
 /// What a pipeline is made from: a kernel, the values of its `override` constants, and how its operands are bound.
@@ -200,8 +239,8 @@ impl Recording {
     /// Appends a dispatch. `params` is the uniform struct of the shader.
     ///
     /// # Panics
-    /// When the grid is beyond the portable 65535 workgroups a dimension, or the parameters are another kernel's: those
-    /// are errors of the op.
+    /// When the grid is beyond the portable 65535 workgroups a dimension or has a third one, or the parameters are another
+    /// kernel's: those are errors of the op.
     pub fn dispatch<P: Uniform>(
         &mut self,
         kernel: &'static Kernel,
@@ -211,7 +250,7 @@ impl Recording {
         workgroups: [u32; 3],
     ) {
         assert!(
-            workgroups.iter().all(|&n| n > 0 && n <= 65535),
+            workgroups.iter().all(|&n| n > 0 && n <= 65535) && workgroups[2] == 1,
             "{}: a grid of {workgroups:?} workgroups with operands {operands:?}",
             kernel.name
         );
@@ -238,13 +277,12 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// The parameters, as the struct that was recorded.
     pub fn params<P: Pod>(&self) -> P {
-        bytemuck::pod_read_unaligned(&self.dispatch.params)
+        self.dispatch.params()
     }
 
     /// An `override` constant's value. It must have been recorded.
     pub fn constant(&self, name: &str) -> u32 {
-        let found = self.dispatch.constants.iter().find(|(n, _)| *n == name);
-        found.unwrap_or_else(|| panic!("{}: no constant {name}", self.dispatch.kernel.name)).1 as u32
+        self.dispatch.constant(name)
     }
 
     pub fn tensor(&self, operand: usize) -> Tensor {
@@ -279,8 +317,14 @@ mod tests {
         }
     }
 
-    static KERNEL: Kernel =
-        Kernel { name: "k", source: "", imports: &[], params: Nothing::FIELDS, reference: |_| unreachable!() };
+    static KERNEL: Kernel = Kernel {
+        name: "k",
+        source: "",
+        imports: &[],
+        params: Nothing::FIELDS,
+        reference: |_| unreachable!(),
+        work: |_| Work::default(),
+    };
 
     /// Records a pipeline for each of the numbers of a way, with scratch; returns the way.
     fn record(r: &mut Recording, way: &Vec<u32>) -> Vec<u32> {

@@ -4,6 +4,7 @@
 //! Limits are WebGPU's defaults: 8 storage buffers a stage, 256 invocations and 16 KiB of memory a workgroup. Shaders
 //! get no optional features.
 
+mod parts_of_grids;
 mod sources;
 
 use naga::back::pipeline_constants::process_overrides;
@@ -43,7 +44,10 @@ fn all_pipelines_are_portable() {
                 faults.push(format!("{}: {} is not in KERNELS", op.name, key.kernel.name));
             }
             let source = key.kernel.wgsl(&key.operands);
-            let told = shader_faults(&source, &key.constants(), &key.operands, key.kernel.params);
+            let mut told = shader_faults(&source, &key.constants(), &key.operands, key.kernel.params);
+            if source.contains("@group(1)") != key.kernel.divides() {
+                told.push("the kernel itself has to import shared/part, and to use it".into());
+            }
             faults.extend(told.into_iter().map(|fault| format!("{key:?}: {fault}")));
         }
     }
@@ -161,8 +165,8 @@ fn size_faults(module: &Module, info: &ModuleInfo, constants: &[(&'static str, f
     faults
 }
 
-/// The executor binds group 0: the operands from 0 on, then the parameters. Operands that a shader does not declare are
-/// faults too: nobody would see a wrong one.
+/// The executor binds group 0, the operands from 0 on, then the parameters; and group 1, `shared/part`. Operands that a
+/// shader does not declare are faults too: nobody would see a wrong one.
 fn binding_faults(module: &Module, main: &FunctionInfo, operands: &[Binding], params: &[Field]) -> Vec<String> {
     let mut bindings: Vec<(ResourceBinding, Handle<GlobalVariable>, &GlobalVariable)> = module
         .global_variables
@@ -170,6 +174,7 @@ fn binding_faults(module: &Module, main: &FunctionInfo, operands: &[Binding], pa
         .filter_map(|(handle, variable)| Some((variable.binding?, handle, variable)))
         .collect();
     bindings.sort_by_key(|(at, ..)| (at.group, at.binding));
+    bindings.retain(|(at, handle, variable)| !is_of_part(*at, variable) || main[*handle].is_empty());
     let mut faults = Vec::new();
     if bindings.len() != operands.len() + 1 {
         faults.push(format!("{} bindings for {} operands and the parameters", bindings.len(), operands.len()));
@@ -199,6 +204,12 @@ fn binding_faults(module: &Module, main: &FunctionInfo, operands: &[Binding], pa
         faults.push(format!("{buffers} storage buffers: at most {MAX_STORAGE_BUFFERS}"));
     }
     faults
+}
+
+/// Whether a variable is one of the two of `shared/part`.
+fn is_of_part(at: ResourceBinding, variable: &GlobalVariable) -> bool {
+    let names = [(1, 0, Some("first_x")), (1, 1, Some("first_y"))];
+    variable.space == AddressSpace::Uniform && names.contains(&(at.group, at.binding, variable.name.as_deref()))
 }
 
 /// How a variable is bound; `None` for what no operand can be.
@@ -380,6 +391,10 @@ mod planted {
         expect("binding 0, y, is never written", faults(&change("y[lane] =", "_ =")));
         expect("not at group 0, binding 1", faults(&change("binding(1)", "binding(3)")));
         expect("not at group 0", faults(&change("group(0) @binding(1)", "group(1) @binding(1)")));
+        let part = "@group(1) @binding(0) var<uniform> first_x: u32;\n@group(1) @binding(1) var<uniform> first_y: u32;";
+        let parted = |used: &str| faults(&format!("{part}\n{}", change("y[lane] =", used)));
+        assert_eq!(parted("y[lane + first_x + first_y] ="), [""; 0]);
+        expect("4 bindings for 2 operands", parted("y[lane + first_x] ="));
         let texture = |ty: &str| change("var<storage, read> x: array<vec4<f32>>", &format!("var t: {ty}"));
         let of = |ty: &str, binding| {
             let source = texture(ty).replace("x[lane]", "vec4<f32>()");

@@ -27,6 +27,7 @@ pub(crate) const IMPORTS: &[Import] = imports![
     "shared/matrix",
     "shared/matrix_in_buffers",
     "shared/matrix_in_textures",
+    "shared/part",
     "shared/reductions",
     "shared/silu",
     "shared/texel",

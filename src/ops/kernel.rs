@@ -1,26 +1,43 @@
 //! What the ops' files share: how a kernel is declared, its operands and grids, and reading a matrix in a reference.
 
-use crate::device::recording::Call;
+use crate::device::recording::{Call, Dispatch};
 use crate::device::tensor::Tensor;
 use crate::device::wgsl::Access;
+use crate::device::work::Work;
 use crate::weights::layout::{Format, StoredRows};
 
 /// Lanes of a workgroup in the kernels that give a row or an output to each workgroup or lane.
 pub(crate) const LANES: u32 = 64;
 
-/// The kernel of `shaders/FOLDER/NAME.wgsl`, with the type of its parameters and its reference.
+/// The kernel of `shaders/FOLDER/NAME.wgsl`, with the type of its parameters, its reference, and what a call takes: by
+/// default a pass over all operands.
 macro_rules! kernel {
     ($folder:literal, $name:literal, $params:ty, $reference:expr) => {
+        $crate::ops::kernel!($folder, $name, $params, $reference, $crate::ops::once_over)
+    };
+    ($folder:literal, $name:literal, $params:ty, $reference:expr, $work:expr) => {
         $crate::device::recording::Kernel {
             name: $name,
             source: include_str!(concat!("../../../shaders/", $folder, "/", $name, ".wgsl")),
             imports: $crate::ops::imports::IMPORTS,
             params: <$params as $crate::device::wgsl::Uniform>::FIELDS,
             reference: $reference,
+            work: $work,
         }
     };
 }
 pub(crate) use kernel;
+
+/// The work of a kernel that passes over its operands once, with a multiply-add for each element that it writes.
+pub(crate) fn once_over(dispatch: &Dispatch) -> Work {
+    Work { multiply_adds: dispatch.written().0, bytes: dispatch.operand_bytes(), weight_bytes: 0 }
+}
+
+/// The work of a kernel that reads as much as it writes, of tensors that may hold more than that.
+pub(crate) fn picked_rows(dispatch: &Dispatch) -> Work {
+    let (elements, bytes) = dispatch.written();
+    Work { multiply_adds: elements, bytes: 2 * bytes, weight_bytes: 0 }
+}
 
 /// An operand that is only read.
 pub(crate) fn read(tensor: Tensor) -> (Tensor, Access) {

@@ -19,7 +19,7 @@ pub use rows::selection::Rows;
 
 use crate::ops::examples::Op;
 
-pub(crate) use kernel::{LANES, grid, kernel, read, unpack_row_of, write};
+pub(crate) use kernel::{LANES, grid, kernel, once_over, picked_rows, read, unpack_row_of, write};
 
 /// Every kernel, under the op that chooses it: what tests walk, and whatever else needs all of them.
 pub static KERNELS: &[&Op] = &[

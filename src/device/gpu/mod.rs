@@ -4,15 +4,21 @@ mod adapter;
 mod faults;
 mod memory;
 mod pipelines;
+mod reads;
+mod submissions;
 
 pub use adapter::{Candidate, candidates};
+pub use reads::{GpuReader, GpuReading};
+pub use submissions::{GpuPlan, Submitted};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::device::cut::Uncut;
 use crate::device::gpu::faults::Faults;
 use crate::device::gpu::memory::{Held, Memory, check_limit};
 use crate::device::gpu::pipelines::Pipelines;
+use crate::device::gpu::submissions::{PlanStep, Submissions};
 use crate::device::info::DeviceInfo;
 use crate::device::recording::PipelineKey;
 use crate::device::recording::Recording;
@@ -21,8 +27,6 @@ use crate::error::{Error, Result};
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
-/// Dispatches a submission: keeps one submission short enough for watchdogs and lets encoding overlap with work.
-const DISPATCHES_PER_SUBMISSION: usize = 512;
 
 /// An open WebGPU device with its buffers and pipelines.
 pub struct Gpu {
@@ -32,16 +36,7 @@ pub struct Gpu {
     faults: Arc<Faults>,
     memory: Memory,
     pipelines: Pipelines,
-}
-
-/// A recording's pipelines, bind groups and grid sizes.
-pub struct GpuPlan {
-    steps: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
-}
-
-/// Staging memory for reads.
-pub struct GpuReader {
-    buffer: wgpu::Buffer,
+    submissions: Submissions,
 }
 
 impl Gpu {
@@ -77,8 +72,10 @@ impl Gpu {
             .map_err(|e| Error::Adapter { reason: format!("adapter {:?} gives no device: {e}", info.name) })?;
         let faults = Faults::of(&device);
         let memory = Memory::new(&device, &queue, &faults, &info);
-        let pipelines = Pipelines::new(&device);
-        Ok(Gpu { device, queue, info, faults, memory, pipelines })
+        let part = Pipelines::part_layout(&device);
+        let pipelines = Pipelines::new(&device, &part);
+        let submissions = Submissions::new(&device, &queue, &faults, &part);
+        Ok(Gpu { device, queue, info, faults, memory, pipelines, submissions })
     }
 
     pub fn info(&self) -> DeviceInfo {
@@ -115,18 +112,23 @@ impl Gpu {
         self.memory.write(tensor, offset, bytes)
     }
 
-    /// Waits until the device has done everything. Does nothing in a browser, where only awaiting a read waits.
-    fn wait(&self) -> Result<()> {
-        self.faults.poll(&self.device, wgpu::PollType::wait_indefinitely())
+    /// How submissions went so far.
+    pub fn submitted(&self) -> Submitted {
+        self.submissions.submitted()
     }
 
-    /// Waits as [`Gpu::wait`] does, in a browser too.
+    /// Takes this as the multiply-adds that a submission may cost, however fast the adapter is. For tests of cutting.
+    pub fn limit_submissions(&self, cost: u64) {
+        self.submissions.limit(cost);
+    }
+
+    /// Waits until the device has done everything.
     pub(crate) async fn finish(&self) -> Result<()> {
         let (sender, receiver) = futures_channel::oneshot::channel();
         self.queue.on_submitted_work_done(move || {
             let _ = sender.send(());
         });
-        self.wait()?;
+        self.submissions.wait_for_all()?;
         let _ = receiver.await;
         self.faults.check()
     }
@@ -184,71 +186,45 @@ impl Gpu {
                 layout: &layout,
                 entries: &entries,
             });
-            steps.push((pipeline, group, dispatch.workgroups));
+            steps.push(PlanStep { pipeline, group });
         }
         self.faults.check()?;
-        Ok(GpuPlan { steps })
+        Ok(GpuPlan { steps, uncut: recording.dispatches.iter().map(Uncut::of).collect() })
     }
 
+    /// Starts a plan.
     pub(crate) fn run(&self, plan: &GpuPlan) -> Result<()> {
         self.faults.check()?;
-        for steps in plan.steps.chunks(DISPATCHES_PER_SUBMISSION) {
-            let mut encoder = self.device.create_command_encoder(&Default::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&Default::default());
-                for (pipeline, group, [x, y, z]) in steps {
-                    pass.set_pipeline(pipeline);
-                    pass.set_bind_group(0, group, &[]);
-                    pass.dispatch_workgroups(*x, *y, *z);
-                }
-            }
-            self.queue.submit([encoder.finish()]);
-        }
+        self.submissions.run(plan, |_| ())?;
         self.faults.check()
     }
 
-    pub(crate) fn reader(&self, bytes: usize) -> Result<GpuReader> {
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("reader"),
-            size: (bytes as u64).next_multiple_of(4).max(4),
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+    /// Starts a plan, and the way of what it leaves in some tensors back.
+    pub(crate) fn run_and_read(&self, plan: &GpuPlan, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
         self.faults.check()?;
-        Ok(GpuReader { buffer })
+        let submission = self.submissions.run(plan, |encoder| reader.copy(&self.memory, tensors, encoder))?;
+        self.faults.check()?;
+        Ok(reader.start(tensors, submission))
     }
 
-    pub(crate) async fn read(&self, reader: &GpuReader, tensors: &[Tensor], out: &mut [u8]) -> Result<()> {
+    /// Staging memory for reads of up to `bytes` bytes.
+    pub(crate) fn reader(&self, bytes: usize) -> Result<GpuReader> {
+        let reader = GpuReader::new(&self.device, bytes);
         self.faults.check()?;
-        let size = out.len() as u64;
+        Ok(reader)
+    }
+
+    /// Starts the way of some tensors back, after all work started before.
+    pub(crate) fn start_read(&self, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
+        self.faults.check()?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        {
-            let memory = self.memory.held();
-            let mut at = 0;
-            for tensor in tensors {
-                let bytes = tensor.size_bytes() as u64;
-                encoder.copy_buffer_to_buffer(memory[&tensor.id].buffer(), 0, &reader.buffer, at, bytes);
-                at += bytes;
-            }
-        }
-        self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        let slice = reader.buffer.slice(..size);
-        slice.map_async(wgpu::MapMode::Read, move |result| {
-            let _ = sender.send(result);
-        });
-        self.wait()?;
-        let mapped = receiver.await;
-        self.faults.check()?;
-        let failed = |reason: String| Error::Gpu { reason };
-        mapped
-            .map_err(|_| failed("a read was dropped".into()))?
-            .map_err(|e| failed(format!("memory could not be read back: {e}")))?;
-        {
-            let view = slice.get_mapped_range().map_err(|e| failed(e.to_string()))?;
-            out.copy_from_slice(&view);
-        }
-        reader.buffer.unmap();
-        Ok(())
+        reader.copy(&self.memory, tensors, &mut encoder);
+        let submission = self.submissions.submit(encoder.finish(), 0)?;
+        Ok(reader.start(tensors, submission))
+    }
+
+    /// Waits for a read.
+    pub(crate) async fn finish_read(&self, reading: GpuReading, out: &mut [u8]) -> Result<()> {
+        reading.finish(&self.submissions, &self.faults, out).await
     }
 }

@@ -10,15 +10,17 @@ use crate::device::wgsl::{Access, Binding};
 /// The pipelines of one device.
 pub(super) struct Pipelines {
     device: wgpu::Device,
+    part: wgpu::BindGroupLayout,
     layouts: Mutex<HashMap<Vec<Binding>, wgpu::BindGroupLayout>>,
     modules: Mutex<HashMap<(&'static Kernel, Vec<Binding>), wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
 }
 
 impl Pipelines {
-    pub(super) fn new(device: &wgpu::Device) -> Pipelines {
+    pub(super) fn new(device: &wgpu::Device, part: &wgpu::BindGroupLayout) -> Pipelines {
         Pipelines {
             device: device.clone(),
+            part: part.clone(),
             layouts: Mutex::default(),
             modules: Mutex::default(),
             pipelines: Mutex::default(),
@@ -73,6 +75,24 @@ impl Pipelines {
         self.modules.lock().unwrap().entry((kernel, operands.to_vec())).or_insert_with(make).clone()
     }
 
+    /// The layout of group 1, `shared/part`'s: where in its grid a part begins, in x and y, chosen at every dispatch.
+    pub(super) fn part_layout(device: &wgpu::Device) -> wgpu::BindGroupLayout {
+        let entry = |binding| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer {
+                ty: wgpu::BufferBindingType::Uniform,
+                has_dynamic_offset: true,
+                min_binding_size: None,
+            },
+            count: None,
+        };
+        device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("part"),
+            entries: &[0, 1].map(entry),
+        })
+    }
+
     pub(super) fn pipeline(&self, key: PipelineKey, layout: &wgpu::BindGroupLayout) -> wgpu::ComputePipeline {
         if let Some(pipeline) = self.pipelines.lock().unwrap().get(&key) {
             return pipeline.clone();
@@ -80,7 +100,7 @@ impl Pipelines {
         let label = Some(key.kernel.name);
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
-            bind_group_layouts: &[Some(layout)],
+            bind_group_layouts: &[Some(layout), Some(&self.part)][..if key.kernel.divides() { 2 } else { 1 }],
             immediate_size: 0,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

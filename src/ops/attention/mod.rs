@@ -8,7 +8,7 @@ use std::fmt;
 use crate::device::recording::{Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::attention::heads::Heads;
-use crate::ops::attention::reference::{Params, reference};
+use crate::ops::attention::reference::{Params, reference, work, work_of_rows};
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::linear::stage::{StagedRows, staged_width, storage_for};
 use crate::ops::{LANES, grid, kernel, read, write};
@@ -16,13 +16,13 @@ use crate::weights::layout::dtype_code;
 use crate::weights::matrix::Matrix;
 
 /// Any call.
-static PLAIN: Kernel = kernel!("attention", "attention", Params, reference);
+static PLAIN: Kernel = kernel!("attention", "attention", Params, reference, work);
 /// Many rows.
-static ROWS: Kernel = kernel!("attention", "attention_rows", Params, reference);
+static ROWS: Kernel = kernel!("attention", "attention_rows", Params, reference, work_of_rows);
 /// One row, keys and values in buffers.
-static STEP: Kernel = kernel!("attention", "attention_step", Params, reference);
+static STEP: Kernel = kernel!("attention", "attention_step", Params, reference, work);
 /// One row, keys and values in textures.
-static KEYS: Kernel = kernel!("attention", "attention_keys", Params, reference);
+static KEYS: Kernel = kernel!("attention", "attention_keys", Params, reference, work);
 
 pub(crate) static OP: Op = Op { name: "attention", kernels: &[&PLAIN, &ROWS, &STEP, &KEYS], examples };
 

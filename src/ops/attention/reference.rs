@@ -1,7 +1,8 @@
-//! What the kernels of attention compute, one head after another.
+//! What the kernels of attention compute, one head after another, and what that takes.
 
-use crate::device::recording::Call;
+use crate::device::recording::{Call, Dispatch};
 use crate::device::wgsl::uniform;
+use crate::device::work::Work;
 use crate::ops::linear::dot;
 use crate::ops::logits::softmax;
 use crate::weights::layout::read_float;
@@ -39,6 +40,23 @@ struct Operands<'a> {
     /// Keys before this call's rows, and all keys.
     before: usize,
     keys: usize,
+}
+
+/// The work of a call with as many keys as there may be: products with each key, and sums of each value.
+pub(super) fn work(dispatch: &Dispatch) -> Work {
+    work_with(dispatch, 2)
+}
+
+/// As [`work`], where the product with a key is made again for each 32 elements of the head.
+pub(super) fn work_of_rows(dispatch: &Dispatch) -> Work {
+    work_with(dispatch, 1 + u64::from(dispatch.constant("HEAD_DIM").div_ceil(32)))
+}
+
+fn work_with(dispatch: &Dispatch, products: u64) -> Work {
+    let p: Params = dispatch.params();
+    let head_dim = u64::from(dispatch.constant("HEAD_DIM"));
+    let multiply_adds = products * u64::from(p.count) * u64::from(p.capacity) * head_dim;
+    Work { multiply_adds, bytes: dispatch.operand_bytes(), weight_bytes: 0 }
 }
 
 pub(super) fn reference(call: &Call) {

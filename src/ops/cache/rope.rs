@@ -3,16 +3,17 @@
 use half::f16;
 
 use crate::device::Pool;
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
+use crate::device::work::Work;
 use crate::error::Result;
 use crate::ops::attention::heads::Heads;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{kernel, read, write};
 
-static KERNEL: Kernel = kernel!("cache", "rope", Params, reference);
+static KERNEL: Kernel = kernel!("cache", "rope", Params, reference, work);
 
 /// Lanes of a workgroup.
 const LANES: u32 = 256;
@@ -117,6 +118,12 @@ pub fn rope_into_cache(
     let units = (heads.heads + 2 * heads.kv_heads) * half / elements;
     r.dispatch(&KERNEL, &constants, &operands, params, [(units as u32).div_ceil(LANES), rows as u32, 1]);
     q
+}
+
+/// Whatever goes in comes out, to a few rows of a long cache.
+fn work(dispatch: &Dispatch) -> Work {
+    let (qkv, _) = dispatch.operands[0];
+    Work { multiply_adds: 2 * qkv.len() as u64, bytes: 2 * qkv.size_bytes() as u64, weight_bytes: 0 }
 }
 
 fn reference(call: &Call) {

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
+use crate::device::work::Work;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::{self, StagedRows, stage};
 use crate::ops::{LANES, kernel, read, unpack_row_of, write};
@@ -12,9 +13,9 @@ use crate::weights::layout::Format;
 use crate::weights::matrix::{Matrix, Part};
 
 /// Any groups.
-static PLAIN: Kernel = kernel!("linear", "linear", Params, reference);
+static PLAIN: Kernel = kernel!("linear", "linear", Params, reference, work);
 /// Groups of whole 16-byte pieces.
-static TILE: Kernel = kernel!("linear", "linear_tile", Params, reference);
+static TILE: Kernel = kernel!("linear", "linear_tile", Params, reference, work);
 
 uniform! {
     struct Params {
@@ -243,6 +244,28 @@ impl Product {
         let outputs = tile.outputs * tile.lanes / tile.team;
         let groups = [part.rows.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
         r.dispatch(&TILE, &constants, &operands, params, groups);
+    }
+}
+
+fn work(dispatch: &Dispatch) -> Work {
+    let p: Params = dispatch.params();
+    product_work(dispatch, [p.rows, p.outputs, p.cols])
+}
+
+/// The work of a product of [rows, outputs, columns] that reads the matrix, operands 2 to 4, once for each row of
+/// workgroups.
+pub(super) fn product_work(dispatch: &Dispatch, shape: [u32; 3]) -> Work {
+    let mut words: Vec<Tensor> = Vec::new();
+    for (tensor, _) in &dispatch.operands[2..5] {
+        if !words.iter().any(|seen| seen.id == tensor.id) {
+            words.push(*tensor);
+        }
+    }
+    let stored: u64 = words.iter().map(|tensor| tensor.size_bytes() as u64).sum();
+    Work {
+        multiply_adds: shape.map(u64::from).iter().product(),
+        bytes: dispatch.operand_bytes(),
+        weight_bytes: stored * u64::from(dispatch.workgroups[1]),
     }
 }
 

@@ -1,16 +1,17 @@
 //! `y = silu(x Wg^T) * (x Wu^T)`: the first half of LLaMA's MLP (Shazeer, 2020), for weights of every format.
 
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::Storage;
 use crate::device::wgsl::uniform;
+use crate::device::work::Work;
 use crate::ops::examples::{Examples, Op};
-use crate::ops::linear::layer::{Epilogue, ProductCall, Tile, dot, linear};
+use crate::ops::linear::layer::{Epilogue, ProductCall, Tile, dot, linear, product_work};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};
 use crate::ops::{kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
 
-static KERNEL: Kernel = kernel!("linear", "linear_gate", Params, reference);
+static KERNEL: Kernel = kernel!("linear", "linear_gate", Params, reference, work);
 
 uniform! {
     struct Params {
@@ -74,6 +75,11 @@ fn record(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage, 
     let groups = [inner.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
     r.dispatch(&KERNEL, &constants, &[write(y.tensor()), read(x.tensor()), words, scales, offsets], params, groups);
     y
+}
+
+fn work(dispatch: &Dispatch) -> Work {
+    let p: Params = dispatch.params();
+    product_work(dispatch, [p.rows, p.outputs, p.cols])
 }
 
 fn reference(call: &Call) {

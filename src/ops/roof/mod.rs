@@ -1,13 +1,14 @@
 //! Two kernels that measure what an adapter can do at best: reading a large buffer, and fused multiply-adds.
 
-use crate::device::recording::{Call, Kernel, Recording};
+use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::device::wgsl::uniform;
+use crate::device::work::Work;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::{LANES, kernel, read, write};
 
 static READ: Kernel = kernel!("roof", "roof_read", Params, read_reference);
-static FMA: Kernel = kernel!("roof", "roof_fma", Params, fma_reference);
+static FMA: Kernel = kernel!("roof", "roof_fma", Params, fma_reference, fma_work);
 
 /// Workgroups of either kernel.
 const WORKGROUPS: u32 = 256;
@@ -43,6 +44,11 @@ pub fn invocations() -> usize {
 /// Multiply-adds of one round over all invocations.
 pub fn fmas_per_round() -> u64 {
     invocations() as u64 * 4 * u64::from(CHAINS)
+}
+
+fn fma_work(dispatch: &Dispatch) -> Work {
+    let p: Params = dispatch.params();
+    Work { multiply_adds: fmas_per_round() * u64::from(p.count), bytes: dispatch.operand_bytes(), weight_bytes: 0 }
 }
 
 fn read_reference(call: &Call) {

@@ -4,9 +4,9 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
-use crate::ops::{LANES, Rows, grid, kernel, read, write};
+use crate::ops::{LANES, Rows, grid, kernel, picked_rows, read, write};
 
-static KERNEL: Kernel = kernel!("rows", "copy_rows", Params, reference);
+static KERNEL: Kernel = kernel!("rows", "copy_rows", Params, reference, picked_rows);
 
 uniform! {
     struct Params {

@@ -4,10 +4,10 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
-use crate::ops::{LANES, Rows, grid, kernel, read, unpack_row_of, write};
+use crate::ops::{LANES, Rows, grid, kernel, picked_rows, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
 
-static KERNEL: Kernel = kernel!("rows", "embed", Params, reference);
+static KERNEL: Kernel = kernel!("rows", "embed", Params, reference, picked_rows);
 
 uniform! {
     struct Params {

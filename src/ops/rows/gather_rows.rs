@@ -4,9 +4,9 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
-use crate::ops::{LANES, grid, kernel, read, write};
+use crate::ops::{LANES, grid, kernel, picked_rows, read, write};
 
-static KERNEL: Kernel = kernel!("rows", "gather_rows", Params, reference);
+static KERNEL: Kernel = kernel!("rows", "gather_rows", Params, reference, picked_rows);
 
 uniform! {
     struct Params {

@@ -90,21 +90,22 @@ impl Driver {
     unsafe fn make(&self, pipeline: &Pipeline) -> Result<Statistics, String> {
         let code = targets::spirv(&pipeline.module()?, self.robust)?;
         let kinds = pipeline.bindings.iter().map(|_| vk::DescriptorType::STORAGE_BUFFER);
-        let bindings: Vec<_> = kinds
-            .chain([vk::DescriptorType::UNIFORM_BUFFER])
-            .zip(0..)
-            .map(|(kind, binding)| {
-                let layout = vk::DescriptorSetLayoutBinding::default().binding(binding).descriptor_type(kind);
-                layout.descriptor_count(1).stage_flags(vk::ShaderStageFlags::COMPUTE)
-            })
-            .collect();
+        let layout = |(kind, binding)| {
+            let layout = vk::DescriptorSetLayoutBinding::default().binding(binding).descriptor_type(kind);
+            layout.descriptor_count(1).stage_flags(vk::ShaderStageFlags::COMPUTE)
+        };
+        let bindings: Vec<_> = kinds.chain([vk::DescriptorType::UNIFORM_BUFFER]).zip(0..).map(layout).collect();
         let set = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
+        // Where a part of the grid begins.
+        let part = [0, 1].map(|binding| layout((vk::DescriptorType::UNIFORM_BUFFER_DYNAMIC, binding)));
+        let part = vk::DescriptorSetLayoutCreateInfo::default().bindings(&part);
         let told = |e: vk::Result| e.to_string();
         unsafe {
             let module = vk::ShaderModuleCreateInfo::default().code(&code);
             let module = self.device.create_shader_module(&module, None).map_err(told)?;
             let set = self.device.create_descriptor_set_layout(&set, None).map_err(told)?;
-            let sets = [set];
+            let part = self.device.create_descriptor_set_layout(&part, None).map_err(told)?;
+            let sets = [set, part];
             let layout = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
             let layout = self.device.create_pipeline_layout(&layout, None).map_err(told)?;
             let name = std::ffi::CString::new(ENTRY).expect("a name without zeros");
@@ -122,7 +123,7 @@ impl Driver {
                 Err((_, e)) => Err(told(e)),
             };
             self.device.destroy_pipeline_layout(layout, None);
-            self.device.destroy_descriptor_set_layout(set, None);
+            sets.into_iter().for_each(|set| self.device.destroy_descriptor_set_layout(set, None));
             self.device.destroy_shader_module(module, None);
             found
         }

@@ -1,0 +1,74 @@
+//! The way of bytes back from the GPU, in the submission that makes them where a plan does.
+
+use futures_channel::oneshot;
+
+use crate::device::gpu::faults::Faults;
+use crate::device::gpu::memory::Memory;
+use crate::device::gpu::submissions::Submissions;
+use crate::device::tensor::Tensor;
+use crate::error::{Error, Result};
+
+/// Staging memory for reads, one at a time.
+pub struct GpuReader {
+    buffer: wgpu::Buffer,
+}
+
+/// A read on its way.
+pub struct GpuReading {
+    buffer: wgpu::Buffer,
+    bytes: u64,
+    submission: wgpu::SubmissionIndex,
+    mapped: oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+}
+
+impl GpuReader {
+    pub(super) fn new(device: &wgpu::Device, bytes: usize) -> GpuReader {
+        let buffer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("reader"),
+            size: (bytes as u64).next_multiple_of(4).max(4),
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        GpuReader { buffer }
+    }
+
+    /// Adds the way of whole tensors, one behind the other, to commands.
+    pub(super) fn copy(&self, memory: &Memory, tensors: &[Tensor], encoder: &mut wgpu::CommandEncoder) {
+        let memory = memory.held();
+        let mut at = 0;
+        for tensor in tensors {
+            let bytes = tensor.size_bytes() as u64;
+            encoder.copy_buffer_to_buffer(memory[&tensor.id].buffer(), 0, &self.buffer, at, bytes);
+            at += bytes;
+        }
+    }
+
+    /// The read of what a submission copied.
+    pub(super) fn start(&self, tensors: &[Tensor], submission: wgpu::SubmissionIndex) -> GpuReading {
+        let bytes = tensors.iter().map(|tensor| tensor.size_bytes() as u64).sum();
+        let (sender, mapped) = oneshot::channel();
+        self.buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+            let _ = sender.send(result);
+        });
+        GpuReading { buffer: self.buffer.clone(), bytes, submission, mapped }
+    }
+}
+
+impl GpuReading {
+    /// Waits for the bytes, and not for what was submitted behind them.
+    pub(super) async fn finish(self, submissions: &Submissions, faults: &Faults, out: &mut [u8]) -> Result<()> {
+        submissions.wait(self.submission)?;
+        let mapped = self.mapped.await;
+        faults.check()?;
+        let failed = |reason: String| Error::Gpu { reason };
+        mapped
+            .map_err(|_| failed("a read was dropped".into()))?
+            .map_err(|e| failed(format!("memory could not be read back: {e}")))?;
+        {
+            let view = self.buffer.slice(..self.bytes).get_mapped_range().map_err(|e| failed(e.to_string()))?;
+            out.copy_from_slice(&view);
+        }
+        self.buffer.unmap();
+        Ok(())
+    }
+}
