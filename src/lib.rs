@@ -89,7 +89,7 @@ pub use model::{
     IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
 };
 pub use ops::logits::sampling::Sampling;
-pub use text::Tokenizer;
+pub use text::{DecodeStream, Tokenizer};
 pub use train::{Gradients, Objective, Of};
 
 #[cfg(feature = "demo")]
@@ -118,7 +118,7 @@ pub mod internals {
     pub use crate::files::source::{Memory, read_small};
     pub use crate::generate::beams::PAD;
     pub use crate::generate::check::check_ids;
-    pub use crate::image::{MAX_PIXELS, MAX_SIDE, decode};
+    pub use crate::image::decode;
     pub use crate::model::footprint::{Footprint, Phase};
     pub use crate::model::nets::{CROSS, INTERN_VIT, Residency};
     pub use crate::model::network::{Crossed, Network, Vision};
@@ -134,7 +134,7 @@ pub mod internals {
     pub use crate::ops::{KERNELS, Rows};
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::quantize::{Event, QuantizeOptions, Summary, quantize};
-    pub use crate::text::{DecodeStream, SUMMARIZE};
+    pub use crate::text::SUMMARIZE;
     pub use crate::weights::layout::{Format, Layout, StoredRows, write_rows};
     pub use crate::weights::loader::Loader;
     pub use crate::weights::matrix::{Matrix, Part};

@@ -192,7 +192,7 @@ impl Facts<'_> {
         );
         if text.cross_attention {
             say!(
-                "             cross-attention in every {}. layer from {} query tokens",
+                "             cross-attention once in {} layers, from {} query tokens",
                 text.cross_attention_frequency,
                 text.num_query_token
             );

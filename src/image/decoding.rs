@@ -43,7 +43,7 @@ impl Picture {
 /// EXIF data say; the published preprocessing does not do that. `file_name` only serves messages.
 ///
 /// # Errors
-/// [`Error::Image`] when the bytes are no such picture, are cut short, or the picture is larger than [`MAX_PIXELS`].
+/// [`Error::Image`] when the bytes are no such picture, are cut short, or the picture is larger than `MAX_PIXELS`.
 pub fn decode(file_name: &str, bytes: &[u8], apply_orientation: bool) -> Result<Picture> {
     let fail = |reason: String| Error::Image { file: file_name.to_string(), reason };
     let expected = "expected a PNG, JPEG or WebP picture";

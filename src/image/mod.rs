@@ -6,7 +6,7 @@ mod pixel_values;
 mod preprocessing;
 
 pub use decoding::decode;
-pub use picture::{MAX_PIXELS, MAX_SIDE, Picture};
+pub use picture::Picture;
 pub use pixel_values::PixelValues;
 pub use preprocessing::Preprocessor;
 
