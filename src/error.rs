@@ -66,6 +66,8 @@ pub enum Error {
     Budget { what: String, need: u64, have: u64 },
     #[error("out of memory: {asked} bytes asked for with {held} bytes held; {hint}")]
     OutOfMemory { asked: u64, held: u64, hint: String },
+    #[error("{what}: the computer has not the {asked} bytes of memory that this may take")]
+    HostMemory { what: String, asked: u64 },
     #[error("the GPU device was lost: {reason}; load the model again")]
     DeviceLost { reason: String },
     #[error("GPU error: {reason}")]
@@ -107,7 +109,7 @@ impl Error {
             Error::Input { .. } => "E_INPUT",
             Error::Adapter { .. } => "E_ADAPTER",
             Error::Limit { .. } | Error::Budget { .. } => "E_LIMIT",
-            Error::OutOfMemory { .. } => "E_OOM",
+            Error::OutOfMemory { .. } | Error::HostMemory { .. } => "E_OOM",
             Error::DeviceLost { .. } => "E_DEVICE_LOST",
             Error::Gpu { .. } => "E_GPU",
             Error::Http { .. } => "E_HTTP",

@@ -42,6 +42,7 @@
 //! | folder | what | names |
 //! |---|---|---|
 //! | `error` | codes and facts | |
+//! | `panics` | those of other crates, caught | |
 //! | `device` | tensors, recordings, and what plays them: a GPU, or the CPU | `wgpu` in `device/gpu` |
 //! | `text` | tokenizers | |
 //! | `files` | safetensors, GGUF, config.json: bytes in, checked structures out | `std::fs` in `files` |
@@ -63,6 +64,7 @@ mod image;
 mod model;
 mod nets;
 mod ops;
+mod panics;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
-use qllama::internals::{Folder, decode, read_tokenizer};
+use qllama::internals::{Folder, read_tokenizer};
 use qllama::{
-    AdapterWeights, Array, Error, Location, Mode, Opened, PixelValues, Preprocessor, Progress, Result, Tokenizer,
+    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Result, Tokenizer,
 };
 
 use crate::device::adapter;
@@ -188,18 +188,6 @@ impl Pictures {
 
     /// Reads, turns and prepares one picture.
     fn read(&self, path: &Path) -> Result<PixelValues> {
-        let name = base_name(path);
-        let bytes = std::fs::read(path).map_err(|e| Error::Io { file: name.clone(), reason: reason(&e) })?;
-        Ok(self.preprocessor.pixel_values(&decode(&name, &bytes, !self.ignore_orientation)?))
-    }
-}
-
-/// An input or output error in words.
-fn reason(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => "there is no such file".into(),
-        std::io::ErrorKind::PermissionDenied => "permission to read it was refused".into(),
-        std::io::ErrorKind::IsADirectory => "this is a folder, not a file".into(),
-        _ => error.to_string(),
+        Ok(self.preprocessor.pixel_values(&Picture::open_as_stored(path, !self.ignore_orientation)?))
     }
 }

@@ -140,15 +140,18 @@ impl Source for Memory {
 #[cfg(not(target_arch = "wasm32"))]
 pub use folder::Folder;
 #[cfg(not(target_arch = "wasm32"))]
-pub(crate) use folder::{base_name, io_error, open_regular, read_file};
+pub(crate) use folder::{base_name, io_error, open_regular, read_limited};
 
 #[cfg(not(target_arch = "wasm32"))]
 mod folder {
     use super::*;
     use std::fs::{File, Metadata};
-    use std::io::ErrorKind;
+    use std::io::{ErrorKind, Read};
     use std::path::{Path, PathBuf};
     use std::sync::{Arc, Mutex, PoisonError};
+
+    /// How much of a file is read before the rest, to see what it is.
+    const START: u64 = 64;
 
     /// A folder on disk. Files are opened once and read at given offsets; symbolic links are followed, and anything
     /// that is not a regular file in the end is refused.
@@ -252,9 +255,36 @@ mod folder {
         Ok(Some((file, found)))
     }
 
-    /// A whole file.
-    pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>> {
-        std::fs::read(path).map_err(|e| io_error(&base_name(path), e))
+    /// A whole file, pipe or device of at most `limit` bytes, which `check` may refuse by how it begins before the rest is
+    /// read.
+    ///
+    /// # Errors
+    /// `E_IO`, also where there is more; `E_OOM`; those of `check`.
+    pub(crate) fn read_limited(path: &Path, limit: u64, check: impl FnOnce(&[u8]) -> Result<()>) -> Result<Vec<u8>> {
+        let name = base_name(path);
+        let fail = |e| io_error(&name, e);
+        let mut file = File::open(path).map_err(fail)?;
+        let mut bytes = Vec::new();
+        file.by_ref().take(START).read_to_end(&mut bytes).map_err(fail)?;
+        check(&bytes)?;
+        let size = file.metadata().map_err(fail)?.len();
+        // What pipes and devices hold is not known before it is read.
+        let mut more = size.saturating_sub(START);
+        loop {
+            if bytes.len() as u64 + more > limit {
+                let reason = format!("expected at most {limit} bytes, found more");
+                return Err(Error::Io { file: name, reason });
+            }
+            // One byte of room more, where the end shows.
+            let asked = more + 1;
+            if bytes.try_reserve_exact(asked as usize).is_err() {
+                return Err(Error::HostMemory { what: name, asked: bytes.len() as u64 + asked });
+            }
+            if file.by_ref().take(asked).read_to_end(&mut bytes).map_err(fail)? < asked as usize {
+                return Ok(bytes);
+            }
+            more = bytes.len() as u64;
+        }
     }
 
     /// The last part of a path, for messages.

@@ -1,9 +1,12 @@
 //! Pictures to `pixel_values`: [`decode`], then a [`Preprocessor`].
 
 mod decoding;
+mod jpeg;
 mod picture;
 mod pixel_values;
+mod png;
 mod preprocessing;
+mod webp;
 
 pub use decoding::decode;
 pub use picture::Picture;
