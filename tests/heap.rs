@@ -3,6 +3,7 @@
 mod common;
 mod loading_memory;
 mod mutations;
+mod picture_memory;
 
 #[global_allocator]
 static ALLOCATOR: common::heap::Counted = common::heap::Counted;

@@ -4,10 +4,10 @@
 #[path = "fuzz/readers.rs"]
 mod readers;
 
-use crate::common::Random;
 use crate::common::engine::{self, Result};
 use crate::common::gguf_file::model;
 use crate::common::heap::{alone, growth};
+use crate::common::{Random, path};
 
 const ROUNDS: usize = 4000;
 /// Heap that reading a file of n bytes may take: what a header of short entries needs for its names and shapes.
@@ -51,6 +51,14 @@ fn change(random: &mut Random, file: &[u8]) -> (Vec<u8>, bool) {
         }
     }
     (bytes, cut)
+}
+
+/// What the fuzzer starts from: all of it is read.
+fn seeds(folder: &str) -> Vec<Vec<u8>> {
+    let entries = std::fs::read_dir(path("tests/fuzz/seeds").join(folder)).unwrap();
+    let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
 }
 
 /// Reads `file` changed in many ways. A panic fails the test by itself.
@@ -121,4 +129,32 @@ fn gguf_files() {
     let (mut file, _) = model(|_| 2, true);
     file.tensors.retain(|t| t.name == "token_embd.weight" || t.name.contains("norm"));
     check("m.gguf", &file.bytes(), readers::gguf);
+}
+
+#[test]
+fn seeds_of_the_fuzzer() {
+    let _alone = alone();
+    for seed in seeds("header") {
+        readers::header(&seed).unwrap();
+    }
+    for seed in seeds("config") {
+        readers::config(&seed).unwrap();
+    }
+    for seed in seeds("gguf") {
+        readers::gguf(&seed).unwrap();
+    }
+    for seed in seeds("options") {
+        readers::options(&seed).unwrap();
+    }
+    for seed in seeds("preprocessor") {
+        readers::preprocessor(&seed).unwrap();
+    }
+}
+
+#[test]
+fn tokenizers() {
+    let _alone = alone();
+    for seed in seeds("tokenizer") {
+        check("tokenizer.model", &seed, readers::tokenizer);
+    }
 }

@@ -1,19 +1,30 @@
 //! An allocator that counts, for test programs that bound what the library allocates.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-/// The system's allocator with its books.
+/// The system's allocator with its books, and with a limit where a test sets one.
 pub struct Counted;
+
+thread_local! {
+    /// Bytes in all that this thread may bring the heap to.
+    static LIMIT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
 
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: every call is the system allocator's, with the arguments that came.
+// SAFETY: every call is the system allocator's, with the arguments that came, or fails.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        PEAK.fetch_max(NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
+        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        if now > LIMIT.get() {
+            NOW.fetch_sub(layout.size(), Ordering::Relaxed);
+            return std::ptr::null_mut();
+        }
+        PEAK.fetch_max(now, Ordering::Relaxed);
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
@@ -37,4 +48,12 @@ pub fn growth<T>(run: impl FnOnce() -> T) -> (T, u64) {
     PEAK.store(before, Ordering::Relaxed);
     let out = run();
     (out, (PEAK.load(Ordering::Relaxed) - before) as u64)
+}
+
+/// Runs something with an allocator that has no more than `bytes` for this thread.
+pub fn within<T>(bytes: u64, run: impl FnOnce() -> T) -> T {
+    LIMIT.set(NOW.load(Ordering::Relaxed).saturating_add(bytes as usize));
+    let out = run();
+    LIMIT.set(usize::MAX);
+    out
 }
