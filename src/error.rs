@@ -138,9 +138,17 @@ impl PartialEq for SystemError {
     }
 }
 
-/// A name out of a file, made safe to print: control characters escaped, at most 120 characters.
+/// A name out of a file, made safe to print: what terminals obey is escaped, at most 120 characters are left. What came
+/// out of this comes through it as it is.
 pub fn printable(name: &str) -> String {
-    let mut out: String = name.chars().take(120).flat_map(char::escape_debug).take(120).collect();
+    let mut out = String::new();
+    for c in name.chars().take(120) {
+        match c {
+            '\\' | '"' | '\'' => out.push(c),
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    out = out.chars().take(120).collect();
     if name.chars().nth(120).is_some() {
         out.push('…');
     }

@@ -134,6 +134,7 @@ pub mod internals {
     pub use crate::ops::roof::{fmas_per_round, invocations, roof_fma, roof_read};
     pub use crate::ops::rows::embed::embed;
     pub use crate::ops::{KERNELS, Rows};
+    pub use crate::panics::in_words as panic_in_words;
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::quantize::{Event, QuantizeOptions, Summary, quantize};
     pub use crate::text::SUMMARIZE;

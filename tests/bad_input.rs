@@ -2,7 +2,7 @@
 //! found, exit status 1, nothing left behind.
 
 use crate::common::engine::{NamedTensor, TensorType, candidates, read_tensor_file, tensors_to_bytes, write_tensors};
-use crate::common::{BASE, EMOJI, Temp, fails, picture, program, repository};
+use crate::common::{BASE, EMOJI, Temp, fails, picture, printed, program, repository};
 use pollster::block_on;
 
 /// Runs every subcommand that loads a checkpoint: all must fail alike.
@@ -343,4 +343,79 @@ fn prompts_that_are_too_long() {
     std::fs::write(&weights, zeros).unwrap();
     let command = ["generate", "--prompt", "cat", "--max-new-tokens", "1000"];
     fails(&[&command[..], &common].concat(), "E_CONTEXT", &["max_position_embeddings", "256"]);
+}
+
+/// Files that are no pictures are refused by how they begin or by their size, before they are read.
+#[cfg(target_os = "linux")]
+#[test]
+fn hostile_pictures() {
+    let temp = Temp::new();
+    let caption = |file: &str, code: &str, words: &[&str]| fails(&["caption", "--adapter", "cpu", file], code, words);
+    caption("/dev/zero", "E_IMAGE", &["zero", "expected a PNG, JPEG or WebP picture, found something else"]);
+    caption("/dev/null", "E_IMAGE", &["null", "an empty file"]);
+    caption(&temp.file(""), "E_IO", &["Is a directory"]);
+    caption(&temp.file("none.png"), "E_IO", &["none.png", "No such file"]);
+    // Six gigabytes that are a hole, with and without a signature.
+    let jpeg = b"\xFF\xD8\xFF\xE0";
+    for (signature, code, words) in [(&b""[..], "E_IMAGE", "something else"), (jpeg, "E_IO", "at most 536870912 bytes")]
+    {
+        let path = temp.file("sparse");
+        std::fs::write(&path, signature).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(6 << 30).unwrap();
+        caption(&path, code, &["sparse", words]);
+    }
+    // A decoder that panics.
+    caption(&repository("tests/data/images/broken-animated.webp"), "E_IMAGE", &["broken-animated.webp", "whole WebP"]);
+    // A picture comes through a pipe as well.
+    let output = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "cat \"$1\" | \"$2\" caption --adapter cpu /dev/stdin",
+            "sh",
+            &picture(),
+            env!("CARGO_BIN_EXE_qllama"),
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        printed(&["caption", "--adapter", "cpu", &picture()]),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    // Too little memory for a large picture; where that ends the program it has no exit status.
+    let large = repository("tests/data/images/large.png");
+    let limited = |kilobytes: &str| {
+        let script = "ulimit -v \"$3\" && exec \"$2\" caption --adapter cpu \"$1\"";
+        let arguments = ["-c", script, "sh", &large, env!("CARGO_BIN_EXE_qllama"), kilobytes];
+        std::process::Command::new("sh").args(arguments).output().unwrap()
+    };
+    assert!(limited("unlimited").status.success());
+    let output = limited("400000");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(1) && message.contains("[E_OOM]") && message.contains("large.png"),
+        "{message}"
+    );
+}
+
+/// Names and texts do not steer terminals; numbers that no model could take are told of as they were given.
+#[test]
+fn names_and_numbers() {
+    let temp = Temp::new();
+    let file = temp.file("a\u{1b}[31m\u{9b}2J.png");
+    std::fs::copy(picture(), &file).unwrap();
+    let table = printed(&["match", "--adapter", "cpu", "--image", &file, "--text", "cat"]);
+    assert!(table.contains("a\\u001b[31m\\u009b2J.png") && !table.contains('\u{1b}'), "{table:?}");
+    fails(&["caption", "--adapter", "cpu", &temp.file("b\u{1b}.png")], "E_IO", &["b\\u{1b}.png"]);
+    let generate = |n: &str, code: &str, words: &str| {
+        fails(&["generate", "--adapter", "cpu", "--prompt", "a", "--max-new-tokens", n], code, &[words]);
+    };
+    generate("18446744073709551615", "E_INPUT", "at most 2147483647, found 18446744073709551615");
+    generate("2147483647", "E_CONTEXT", "2147483648 positions");
+    for option in ["--rounds", "--tokens", "--prompt-tokens"] {
+        let output = program(&["bench", "--adapter", "cpu", option, "0"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option}");
+        assert!(String::from_utf8(output.stderr).unwrap().contains(option));
+    }
 }

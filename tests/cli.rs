@@ -219,8 +219,11 @@ fn generate_streams_and_samples() {
 #[cfg(target_os = "linux")]
 #[test]
 fn standard_output_that_fails() {
-    let picture = picture();
-    let commands: [&[&str]; 8] = [
+    let (picture, temp) = (picture(), Temp::new());
+    let inputs = temp.file("in.safetensors");
+    write_tensors(&inputs, &[integers("input_ids", &Array::new(&[1, 2], vec![1, 5]))]).unwrap();
+    let (emoji, out) = (repository("models/emoji-tiny"), temp.file("out"));
+    let commands: [&[&str]; 12] = [
         &["--help"],
         &["--list-adapters"],
         &["tokenize", "cat"],
@@ -229,6 +232,10 @@ fn standard_output_that_fails() {
         &["caption", "--json", &picture],
         &["match", "--image", &picture, "--text", "cat"],
         &["generate", "--prompt", "a", "--stream", "--max-new-tokens", "3"],
+        &["generate", "--prompt", "a", "--num-beams", "2", "--max-new-tokens", "3"],
+        &["forward", "--json", "--inputs", &inputs, "--outputs", &out],
+        &["bench", "--tokens", "2", "--rounds", "1"],
+        &["quantize", &emoji, &temp.file("w4")],
     ];
     for args in commands {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
@@ -236,6 +243,10 @@ fn standard_output_that_fails() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
         assert!(message.contains("No space left") && message.contains("[E_IO]"), "{args:?}: {message}");
+
+        // Standard error that cannot be written changes nothing.
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        assert_eq!(program(args).stdout(full()).stderr(full()).status().unwrap().code(), Some(1), "{args:?}");
 
         let (read, write) = std::io::pipe().unwrap();
         drop(read);

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::common::engine::{
     Checkpoint, CheckpointWriter, Device, Error, Event, Folder, Footprint, Format, Loader, LocalFuture, Memory,
@@ -192,7 +193,7 @@ fn an_interrupted_run_goes_on() {
 
     let folder = temp.path().join("out");
     let tensors = read_tensor_file(path(EMOJI).join("model.safetensors")).unwrap().len();
-    let error = run(Flaky(memory.clone(), Cell::new(tensors + 100)), &folder, &options).unwrap_err();
+    let error = run(Flaky(memory.clone(), Cell::new(100)), &folder, &options).unwrap_err();
     assert_eq!(error.code(), "E_IO");
     assert!(!folder.exists() && temp.path().join("out.part").exists());
     let mut resumed = 0;
@@ -208,12 +209,75 @@ fn an_interrupted_run_goes_on() {
 
     // Other options begin anew.
     let folder = temp.path().join("other");
-    run(Flaky(memory.clone(), Cell::new(tensors + 100)), &folder, &options).unwrap_err();
+    run(Flaky(memory.clone(), Cell::new(100)), &folder, &options).unwrap_err();
     let eight = QuantizeOptions { bits: 8, ..options };
     let other = run(memory.clone(), &folder, &eight).unwrap();
     assert!(other.relative_error() < 1e-4);
     // A result that is there is left alone.
     assert_eq!(run(memory, &folder, &eight).unwrap_err().code(), "E_STATE");
+}
+
+/// A byte that changes far behind a tensor's start, in what an interrupted run has packed, begins all anew.
+#[test]
+fn a_source_that_changed_is_done_anew() {
+    let temp = Temp::new();
+    let bytes = |name: &str| std::fs::read(path(EMOJI).join(name)).unwrap();
+    let memory = |weights: Vec<u8>| {
+        Memory::new("tiny").with("config.json", bytes("config.json")).with("model.safetensors", weights)
+    };
+    let weights = bytes("model.safetensors");
+    let options = QuantizeOptions::default();
+    let folder = temp.path().join("out");
+    run(Flaky(memory(weights.clone()), Cell::new(100)), &folder, &options).unwrap_err();
+    // The last byte of the first tensor that has more than 512 of them; of a float, its sign.
+    let checkpoint = block_on(Checkpoint::open(Box::new(memory(weights.clone())))).unwrap();
+    let first = checkpoint.tensors().iter().filter(|t| t.bytes > 512).min_by_key(|t| t.offset).unwrap();
+    let mut other = weights;
+    other[(first.offset + first.bytes - 1) as usize] ^= 0x80;
+    let mut events = Vec::new();
+    block_on(quantize(Box::new(memory(other.clone())), &folder, &options, &mut |event| match event {
+        Event::Resumed { .. } => events.push("resumed"),
+        Event::Anew => events.push("anew"),
+        _ => {}
+    }))
+    .unwrap();
+    assert_eq!(events, ["anew"]);
+    let fresh = temp.path().join("fresh");
+    run(memory(other), &fresh, &options).unwrap();
+    let weights = |folder: &std::path::Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(weights(&folder) == weights(&fresh));
+}
+
+/// A source whose files have another time whenever that is asked for.
+struct Restless(Memory, Cell<u64>);
+
+impl Source for Restless {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+    fn size<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Option<u64>>> {
+        self.0.size(name)
+    }
+    fn changed(&self, _name: &str) -> Option<SystemTime> {
+        self.1.set(self.1.get() + 1);
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(self.1.get()))
+    }
+    fn read<'a>(&'a self, name: &'a str, offset: u64, buf: &'a mut [u8]) -> LocalFuture<'a, Result<()>> {
+        self.0.read(name, offset, buf)
+    }
+}
+
+#[test]
+fn a_source_that_changes_meanwhile_is_an_error() {
+    let temp = Temp::new();
+    let bytes = |name: &str| std::fs::read(path(EMOJI).join(name)).unwrap();
+    let files = ["config.json", "model.safetensors"];
+    let memory = files.iter().fold(Memory::new("tiny"), |m, name| m.with(*name, bytes(name)));
+    let folder = temp.path().join("out");
+    let error = run(Restless(memory.clone(), Cell::new(0)), &folder, &QuantizeOptions::default()).unwrap_err();
+    assert!(error.code() == "E_STATE" && error.to_string().contains("changed while it was read"), "{error}");
+    assert!(!folder.exists());
+    run(memory, &folder, &QuantizeOptions::default()).unwrap();
 }
 
 #[test]

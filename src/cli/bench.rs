@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
+use clap::builder::RangedU64ValueParser;
 use pollster::block_on;
 use qllama::internals::{DType, Recording, fmas_per_round, invocations, roof_fma, roof_read};
 use qllama::{Array, CAPTION_PROMPT, Device, GenerateInputs, GenerateOptions, Model, PixelValues, Result};
@@ -16,19 +17,24 @@ use crate::out::say;
 #[derive(clap::Args)]
 pub struct Args {
     /// Tokens of the prompt; without it, the prompt is `English caption:`.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_parser = at_least_one(), value_name = "N")]
     prompt_tokens: Option<usize>,
     /// Tokens to decode a round.
-    #[arg(long, default_value_t = 32, value_name = "N")]
+    #[arg(long, default_value_t = 32, value_parser = at_least_one(), value_name = "N")]
     tokens: usize,
     /// Rounds; medians are printed.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_parser = at_least_one(), value_name = "N")]
     rounds: usize,
     /// Storage of cached keys and values; f16 takes half the memory and rounds them.
     #[arg(long, value_parser = words("kv_cache"), default_value = "f32", value_name = "TYPE")]
     kv_cache: String,
     #[command(flatten)]
     common: Common,
+}
+
+/// Whole numbers of what there must be one of.
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 31)
 }
 
 /// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
@@ -60,7 +66,7 @@ async fn measure(args: Args, started: Instant) -> Result<()> {
     // The first round makes pipelines, as every run of the program does: it is part of the time to the first word.
     let first = round(&model, &prompt, &options).await?;
     let first_word = started.elapsed().as_secs_f64() - first.decode;
-    for _ in 0..args.rounds.max(1) {
+    for _ in 0..args.rounds {
         rounds.push(round(&model, &prompt, &options).await?);
     }
     let median = |of: &dyn Fn(&Round) -> f64| {

@@ -31,6 +31,8 @@ const PORTABLE: DeviceInfo = DeviceInfo {
 /// What an adapter makes of a checkpoint.
 struct Verdict {
     info: DeviceInfo,
+    /// The smallest memory budget that the model runs in.
+    least: u64,
     /// What stays on it and the most bytes there; or why the model does not fit.
     fit: std::result::Result<(Residency, u64), String>,
 }
@@ -49,12 +51,14 @@ impl Verdict {
             )),
             (Ok(stays), _) => Ok((stays, footprint.peak(stays))),
         };
-        Ok(Verdict { info, fit })
+        Ok(Verdict { info, least: footprint.least_budget(), fit })
     }
 
     fn words(&self) -> String {
         match &self.fit {
-            Ok((stays, peak)) => format!("yes, in {}{}", size(*peak), streamed(*stays)),
+            Ok((stays, peak)) => {
+                format!("yes, in {}{}; least --memory-budget {}", size(*peak), streamed(*stays), self.least)
+            }
             Err(reason) => format!("no: {reason}"),
         }
     }
@@ -63,7 +67,7 @@ impl Verdict {
         let i = &self.info;
         serde_json::json!({ "name": i.name, "backend": i.backend, "software": i.software,
             "max_binding_bytes": i.max_binding_bytes, "max_buffer_bytes": i.max_buffer_bytes,
-            "fits": self.fit.is_ok(), "why_not": self.fit.as_ref().err(),
+            "least_budget_bytes": self.least, "fits": self.fit.is_ok(), "why_not": self.fit.as_ref().err(),
             "peak_bytes": self.fit.as_ref().ok().map(|(_, peak)| peak),
             "streamed": self.fit.as_ref().ok().map(|(stays, _)| names(*stays)) })
     }

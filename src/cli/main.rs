@@ -19,6 +19,7 @@ mod tokenize;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use qllama::internals::panic_in_words;
 use qllama::{Error, Result};
 
 #[derive(Parser)]
@@ -57,6 +58,7 @@ enum Command {
 fn main() -> ExitCode {
     let started = std::time::Instant::now();
     device::silence_device_select();
+    say_panics();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -69,9 +71,18 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let hint = common::hint(&error).map(|hint| format!("; {hint}")).unwrap_or_default();
-            eprintln!("qllama: {}{hint} [{}]", out::one_line(&error.to_string()), error.code());
+            out::note(format_args!("qllama: {error}{hint} [{}]", error.code()));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// A panic is this program's own bug: one line that says so, with no path of the machine that built it. With RUST_BACKTRACE
+/// set, what Rust prints.
+fn say_panics() {
+    if std::env::var_os("RUST_BACKTRACE").is_none() {
+        let bug = "this is a bug in qllama";
+        std::panic::set_hook(Box::new(move |info| out::note(format_args!("qllama: {bug}: {}", panic_in_words(info)))));
     }
 }
 

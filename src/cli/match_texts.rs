@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use qllama::{Mode, Result};
 
 use crate::common::{Common, Pictures, modes};
-use crate::out::say;
+use crate::out::{self, say};
 
 /// Compare pictures with texts: a table of probabilities, a row a picture, that sums to 1 over the texts.
 #[derive(clap::Args)]
@@ -49,11 +49,12 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn print_table(texts: &[String], rows: &[(String, Vec<f32>)]) {
-    let first = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let names = || rows.iter().map(|(name, _)| out::name(name));
+    let first = names().map(|name| name.chars().count()).max().unwrap_or(0);
     let width = |text: &str| text.chars().count().max(6);
     let head: String = texts.iter().map(|t| format!("  {t:>w$}", w = width(t))).collect();
     say!("{:first$}{head}", "");
-    for (name, probabilities) in rows {
+    for (name, (_, probabilities)) in names().zip(rows) {
         let cells: String =
             probabilities.iter().zip(texts).map(|(p, t)| format!("  {p:>w$.4}", w = width(t))).collect();
         say!("{name:first$}{cells}");

@@ -8,7 +8,7 @@ use qllama::{Error, Result};
 
 use crate::common::progress_bar;
 use crate::info::size;
-use crate::out::say;
+use crate::out::{self, say};
 
 /// Write a checkpoint with 4-bit or 8-bit weights (safetensors, compressed-tensors' pack-quantized layout).
 ///
@@ -61,7 +61,15 @@ pub fn run(args: Args) -> Result<()> {
         Event::Resumed { tensors } => {
             // The time left is reckoned from here on.
             bar.reset_eta();
-            bar.suspend(|| eprintln!("going on where an earlier run stopped: {tensors} tensors are done"));
+            bar.suspend(|| {
+                out::note(format_args!("going on where an earlier run stopped: {tensors} tensors are done"))
+            });
+        }
+        Event::Anew => {
+            bar.reset_eta();
+            bar.suspend(|| {
+                out::note(format_args!("an earlier run had another source or other options: starting anew"))
+            });
         }
         Event::Packed(p) => print(
             serde_json::json!({ "packed": p.name, "rows": p.rows, "cols": p.cols, "relative_error": p.relative_error() }),

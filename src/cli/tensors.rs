@@ -8,6 +8,7 @@ use qllama::internals::{NamedTensor, TensorType, printable, read_tensor_file};
 use qllama::{Array, Error, PixelValues, Result};
 
 use crate::common::base_name;
+use crate::out;
 
 /// The tensors of a file; taking one removes it.
 pub struct TensorFile {
@@ -78,7 +79,12 @@ impl TensorFile {
     pub fn note_unused(&self) {
         if !self.tensors.is_empty() {
             let names: Vec<_> = self.tensors.keys().take(20).map(|name| printable(name)).collect();
-            eprintln!("qllama: note: {}: {} tensor(s) not used: {}", self.name, self.tensors.len(), names.join(", "));
+            out::note(format_args!(
+                "qllama: note: {}: {} tensor(s) not used: {}",
+                self.name,
+                self.tensors.len(),
+                names.join(", ")
+            ));
         }
     }
 

@@ -3,6 +3,8 @@
 //! Opening reads the config, the index and the headers; weights are read in pieces of the caller's size when it asks
 //! for them. Everything a file claims is checked before it is used.
 
+use std::time::SystemTime;
+
 use crate::error::{Error, Result, printable};
 use crate::files::config::Config;
 use crate::files::gguf::{self, BlockType, Gguf};
@@ -277,6 +279,18 @@ impl Checkpoint {
             out.copy_from_slice(&stored[at * row_bytes..][..row_bytes]);
         }
         Ok(())
+    }
+
+    /// The sizes of the files of weights, and when they were changed, where that is known.
+    ///
+    /// # Errors
+    /// Those of [`Source::size`].
+    pub async fn stamps(&self) -> Result<Vec<(Option<u64>, Option<SystemTime>)>> {
+        let mut stamps = Vec::new();
+        for name in &self.files {
+            stamps.push((self.source.size(name).await?, self.source.changed(name)));
+        }
+        Ok(stamps)
     }
 
     /// A whole small file of the checkpoint, such as `tokenizer.model`, or `None` where there is none.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::SystemTime;
 
 /// A future that stays on the thread that made it, as everything in a browser does.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -23,6 +24,11 @@ pub trait Source {
     /// # Errors
     /// `E_PATH` when `name` is not a plain file name, `E_IO` when the file is there but cannot be read.
     fn size<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Result<Option<u64>>>;
+
+    /// When the file `name` was last changed, where that is known.
+    fn changed(&self, _name: &str) -> Option<SystemTime> {
+        None
+    }
 
     /// Fills `buf` with the bytes of the file `name` from byte `offset` on.
     ///
@@ -215,6 +221,12 @@ mod folder {
                 let Some(file) = self.file(name)? else { return Ok(None) };
                 Ok(Some(file.metadata().map_err(|e| io_error(name, e))?.len()))
             })
+        }
+
+        /// Of what has the name now, which may not be what was opened.
+        fn changed(&self, name: &str) -> Option<SystemTime> {
+            check_name(self, name).ok()?;
+            std::fs::metadata(self.path.join(name)).ok()?.modified().ok()
         }
 
         fn read<'a>(&'a self, name: &'a str, offset: u64, buf: &'a mut [u8]) -> LocalFuture<'a, Result<()>> {

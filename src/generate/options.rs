@@ -112,11 +112,14 @@ impl Resolved {
     /// `E_CONTEXT`.
     pub(crate) fn check_rows(&self, config: &LlamaConfig, rows: usize) -> Result<()> {
         // The last new token is never fed back.
-        let need = rows.saturating_add(self.max_new_tokens) - 1;
+        let need = rows + self.max_new_tokens - 1;
         let max = config.max_position_embeddings;
         if need > max { Err(Error::Context { need, max }) } else { Ok(()) }
     }
 }
+
+/// More than any model has positions.
+const MAX_NEW_TOKENS: usize = i32::MAX as usize;
 
 /// Sequences that may be drawn for one prompt.
 const MAX_SEQUENCES: usize = 256;
@@ -167,6 +170,9 @@ impl GenerateOptions {
     pub fn check(&self) -> Result<()> {
         if self.max_new_tokens == 0 {
             return wrong("max_new_tokens must be at least 1");
+        }
+        if self.max_new_tokens > MAX_NEW_TOKENS {
+            return wrong(format!("max_new_tokens must be at most {MAX_NEW_TOKENS}, found {}", self.max_new_tokens));
         }
         if self.min_new_tokens > self.max_new_tokens {
             return wrong("min_new_tokens must not be above max_new_tokens");

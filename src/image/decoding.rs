@@ -131,7 +131,9 @@ pub fn decode(file_name: &str, bytes: &[u8], apply_orientation: bool) -> Result<
         };
         upright(&name, decoded, orientation)
     });
-    decoded.unwrap_or_else(|reason| Err(name.fail(format!("expected a whole {format:?} picture: {reason}"))))
+    decoded.unwrap_or_else(|reason| {
+        Err(name.fail(format!("expected a whole {format:?} picture: its decoder stopped ({reason})")))
+    })
 }
 
 fn upright(name: &Name<'_>, decoded: Decoded, orientation: Orientation) -> Result<Picture> {
@@ -385,7 +387,7 @@ mod tests {
     fn decoders_that_panic() {
         let broken = read("broken-animated.webp");
         let reason = error(decode("p.png", &broken, true));
-        assert!(reason.contains("whole WebP") && reason.contains("its reader stopped"), "{reason}");
+        assert!(reason.contains("whole WebP") && reason.contains("its decoder stopped"), "{reason}");
         // The next one is read as if nothing had been.
         assert!(decode("p.png", &read("small.png"), true).is_ok());
     }

@@ -2,40 +2,44 @@
 
 use std::collections::HashMap;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use super::plan::Job;
 use crate::error::Result;
-use crate::files::checkpoint::Checkpoint;
 use crate::files::new_folder::{LineFile, NewFolder};
 
 /// The journal's name, in the unfinished folder.
 const JOURNAL: &str = "quantize.journal";
 
-/// A number that another source, other weights or other options make another.
-pub(super) async fn fingerprint(checkpoint: &Checkpoint, config: &str, jobs: &[Job<'_>]) -> Result<String> {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut add = |bytes: &[u8]| {
-        for &byte in bytes {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    };
-    add(env!("CARGO_PKG_VERSION").as_bytes());
-    add(config.as_bytes());
-    let mut start = [0; 512];
+/// A number that other tensors, another configuration or other options make another.
+pub(super) fn fingerprint(config: &str, jobs: &[Job<'_>]) -> String {
+    let mut hash = Xxh3Default::new();
+    hash.update(env!("CARGO_PKG_VERSION").as_bytes());
+    hash.update(config.as_bytes());
     for job in jobs {
-        add(format!("{} {} {:?} {:?};", job.info.name, job.info.dtype, job.info.shape, job.module).as_bytes());
-        let start = &mut start[..job.info.bytes.min(512) as usize];
-        checkpoint.read(job.info, 0, start).await?;
-        add(start);
+        hash.update(format!("{} {} {:?} {:?};", job.info.name, job.info.dtype, job.info.shape, job.module).as_bytes());
     }
-    Ok(format!("{hash:016x}"))
+    format!("{:016x}", hash.digest())
+}
+
+/// What became of a tensor.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Done {
+    /// Squared error and sum of squares.
+    pub(super) sums: (f64, f64),
+    /// Of the source's bytes, as they were read.
+    pub(super) hash: u64,
 }
 
 /// The tensors that are done: a line each (sums as the bits of their f64), behind a line with the fingerprint. Locked
 /// while a run writes.
 pub(super) struct Journal {
     file: LineFile,
-    /// Squared error and sum of squares by the source's tensor name.
-    pub(super) done: HashMap<String, (f64, f64)>,
+    fingerprint: String,
+    /// By the source's tensor name.
+    pub(super) done: HashMap<String, Done>,
+    /// There was one, of another source or other options.
+    pub(super) of_another: bool,
     unsaved: String,
 }
 
@@ -43,27 +47,36 @@ impl Journal {
     /// Opens the journal in a folder; one of another source or other options is begun anew.
     pub(super) fn open(folder: &NewFolder, fingerprint: String) -> Result<Journal> {
         let (file, text) = LineFile::open(folder, JOURNAL)?;
+        let mut journal =
+            Journal { file, fingerprint, done: HashMap::new(), of_another: false, unsaved: String::new() };
         let mut lines = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
-        let mut done = HashMap::new();
-        let mut unsaved = String::new();
-        if lines.next() == Some(&fingerprint) {
-            for line in lines {
-                if let Ok((name, error, squares)) = serde_json::from_str::<(String, u64, u64)>(line) {
-                    done.insert(name, (f64::from_bits(error), f64::from_bits(squares)));
-                }
-            }
-            if !text.ends_with('\n') {
-                unsaved.push('\n');
-            }
-        } else {
-            file.clear()?;
-            unsaved = format!("{fingerprint}\n");
+        if lines.next() != Some(&journal.fingerprint) {
+            journal.of_another = !text.is_empty();
+            journal.clear()?;
+            return Ok(journal);
         }
-        Ok(Journal { file, done, unsaved })
+        for line in lines {
+            if let Ok((name, error, squares, hash)) = serde_json::from_str::<(String, u64, u64, u64)>(line) {
+                let sums = (f64::from_bits(error), f64::from_bits(squares));
+                journal.done.insert(name, Done { sums, hash });
+            }
+        }
+        if !text.ends_with('\n') {
+            journal.unsaved.push('\n');
+        }
+        Ok(journal)
     }
 
-    pub(super) fn add(&mut self, name: &str, sums: (f64, f64)) {
-        self.unsaved += &format!("{}\n", serde_json::json!((name, sums.0.to_bits(), sums.1.to_bits())));
+    /// Forgets all that is done.
+    pub(super) fn clear(&mut self) -> Result<()> {
+        self.file.clear()?;
+        self.done.clear();
+        self.unsaved = format!("{}\n", self.fingerprint);
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, name: &str, Done { sums, hash }: Done) {
+        self.unsaved += &format!("{}\n", serde_json::json!((name, sums.0.to_bits(), sums.1.to_bits(), hash)));
     }
 
     /// Writes what was added. Call it when the tensors themselves are on the disk.

@@ -12,12 +12,14 @@ pub use report::{Event, Packed, QuantizeOptions, Summary};
 
 use std::path::Path;
 
+use xxhash_rust::xxh3::Xxh3Default;
+
 use crate::error::{Error, Result, printable};
 use crate::files::checkpoint::{Checkpoint, StoredTensor};
 use crate::files::new_folder::NewFolder;
 use crate::files::safetensors::{CheckpointWriter, NewTensor};
 use crate::files::source::Source;
-use journal::{Journal, fingerprint};
+use journal::{Done, Journal, fingerprint};
 use packing::{Scheme, pack_rows_in_threads};
 use plan::{Job, outputs, plan, scheme_of};
 
@@ -54,12 +56,12 @@ const COMPANIONS: [&str; 16] = [
 /// Packed are the matrices of linear layers, `lm_head` among them. Everything else is copied as it is, and so is a
 /// matrix whose columns the group's size does not divide, or of 8 rows or fewer where they would have 4-bit zero points
 /// ([`Summary::kept`]). Until it is complete the result has the name `folder` with `.part` behind it; a run that finds
-/// such a folder of the same source and options goes on with it. Host memory: some tens of megabytes, whatever the
+/// such a folder of the same options goes on with it, and begins anew where bytes that were read are others now. Host memory: some tens of megabytes, whatever the
 /// model's size.
 ///
 /// # Errors
 /// `E_INPUT` for options out of range, a source that is packed already, or an `ignore` entry that no module has;
-/// `E_STATE` when `folder` is there already or another run writes it; `E_NONFINITE` for a weight that is no number;
+/// `E_STATE` when `folder` is there already or another run writes it, or the source changes while it is read; `E_NONFINITE` for a weight that is no number;
 /// those of [`Checkpoint::open`]; `E_IO`.
 pub async fn quantize(
     source: Box<dyn Source>,
@@ -83,10 +85,9 @@ pub async fn quantize(
     let folder = NewFolder::begin(folder)?;
     let groups: Vec<Vec<NewTensor>> = jobs.iter().map(|job| outputs(job, options)).collect();
     let config = config_json(&checkpoint, options, &ignored).await?;
-    let mut journal = Journal::open(&folder, fingerprint(&checkpoint, &config, &jobs).await?)?;
-    if !journal.done.is_empty() {
-        on_event(Event::Resumed { tensors: journal.done.len() });
-    }
+    let mut journal = Journal::open(&folder, fingerprint(&config, &jobs))?;
+    let before = checkpoint.stamps().await?;
+    go_on(&checkpoint, &jobs, &mut journal, on_event).await?;
     let mut writer = CheckpointWriter::open(folder.part(), &groups, MAX_FILE_BYTES)?;
     let mut summary = Summary {
         kept,
@@ -94,7 +95,11 @@ pub async fn quantize(
         written_bytes: groups.iter().flatten().filter_map(NewTensor::bytes).sum(),
         ..Summary::default()
     };
-    let worked = work(&checkpoint, &jobs, options, &mut writer, &mut journal, &mut summary, on_event).await;
+    let mut worked = work(&checkpoint, &jobs, options, &mut writer, &mut journal, &mut summary, on_event).await;
+    if worked.is_ok() && checkpoint.stamps().await? != before {
+        let reason = "was changed while it was read; the same command checks what is done, and goes on";
+        worked = Err(Error::State { reason: format!("{} {reason}", checkpoint.describe()) });
+    }
     if let Err(e) = worked {
         writer.sync()?;
         journal.save()?;
@@ -112,6 +117,40 @@ pub async fn quantize(
     journal.remove()?;
     folder.finish()?;
     Ok(summary)
+}
+
+/// Sees whether what an earlier run has done was done of the same bytes, and forgets all of it where it was not.
+async fn go_on(
+    checkpoint: &Checkpoint,
+    jobs: &[Job<'_>],
+    journal: &mut Journal,
+    on_event: &mut dyn FnMut(Event),
+) -> Result<()> {
+    let mut same = !journal.of_another;
+    let done = |job: &&Job<'_>| journal.done.contains_key(&job.info.name);
+    let total = jobs.iter().filter(done).map(|job| job.info.bytes).sum();
+    let mut bytes = 0;
+    for job in jobs.iter().filter(done) {
+        let mut hash = Xxh3Default::new();
+        read_all(checkpoint, job.info, &mut |_, read| {
+            hash.update(read);
+            bytes += read.len() as u64;
+            on_event(Event::Progress { bytes, total });
+            Ok(())
+        })
+        .await?;
+        if hash.digest() != journal.done[&job.info.name].hash {
+            same = false;
+            break;
+        }
+    }
+    if !same {
+        journal.clear()?;
+        on_event(Event::Anew);
+    } else if !journal.done.is_empty() {
+        on_event(Event::Resumed { tensors: journal.done.len() });
+    }
+    Ok(())
 }
 
 /// Packs or copies what is not done yet.
@@ -132,30 +171,30 @@ async fn work(
             bytes += read;
             on_event(Event::Progress { bytes, total });
         };
-        let (error, squares) = match journal.done.get(&info.name) {
-            Some(&sums) => {
+        let done = match journal.done.get(&info.name) {
+            Some(&done) => {
                 on_bytes(info.bytes);
-                sums
+                done
             }
             None => {
-                let mut sums = (0.0, 0.0);
-                match job.module {
+                let done = match job.module {
                     Some(module) => {
                         let scheme = scheme_of(job, options);
-                        sums = pack_tensor(checkpoint, info, module, scheme, writer, &mut on_bytes).await?;
+                        pack_tensor(checkpoint, info, module, scheme, writer, &mut on_bytes).await?
                     }
                     None => copy_tensor(checkpoint, info, writer, &mut on_bytes).await?,
-                }
-                journal.add(&info.name, sums);
+                };
+                journal.add(&info.name, done);
                 unsaved += info.bytes;
                 if unsaved >= SAVE_EVERY_BYTES {
                     writer.sync()?;
                     journal.save()?;
                     unsaved = 0;
                 }
-                sums
+                done
             }
         };
+        let (error, squares) = done.sums;
         if let Some(module) = job.module {
             let packed = Packed { name: module.into(), rows: info.shape[0], cols: info.shape[1], error, squares };
             on_event(Event::Packed(&packed));
@@ -197,26 +236,42 @@ async fn config_json(checkpoint: &Checkpoint, options: &QuantizeOptions, ignored
     Ok(format!("{config:#}\n"))
 }
 
-/// Copies a tensor as it is.
-async fn copy_tensor(
+/// Reads a tensor in pieces; `on_piece` is told where each begins.
+async fn read_all(
     checkpoint: &Checkpoint,
     info: &StoredTensor,
-    writer: &mut CheckpointWriter,
-    on_bytes: &mut dyn FnMut(u64),
+    on_piece: &mut dyn FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut buffer = vec![0; CHUNK_BYTES.min(info.bytes as usize)];
     let mut at = 0;
     while at < info.bytes {
         let count = buffer.len().min((info.bytes - at) as usize);
         checkpoint.read(info, at, &mut buffer[..count]).await?;
-        writer.write(&info.name, at, &buffer[..count])?;
+        on_piece(at, &buffer[..count])?;
         at += count as u64;
-        on_bytes(count as u64);
     }
     Ok(())
 }
 
-/// Packs a matrix, some rows at a time; returns its squared error and its sum of squares.
+/// Copies a tensor as it is.
+async fn copy_tensor(
+    checkpoint: &Checkpoint,
+    info: &StoredTensor,
+    writer: &mut CheckpointWriter,
+    on_bytes: &mut dyn FnMut(u64),
+) -> Result<Done> {
+    let mut hash = Xxh3Default::new();
+    read_all(checkpoint, info, &mut |at, read| {
+        hash.update(read);
+        writer.write(&info.name, at, read)?;
+        on_bytes(read.len() as u64);
+        Ok(())
+    })
+    .await?;
+    Ok(Done { sums: (0.0, 0.0), hash: hash.digest() })
+}
+
+/// Packs a matrix, some rows at a time.
 async fn pack_tensor(
     checkpoint: &Checkpoint,
     info: &StoredTensor,
@@ -224,7 +279,7 @@ async fn pack_tensor(
     scheme: Scheme,
     writer: &mut CheckpointWriter,
     on_bytes: &mut dyn FnMut(u64),
-) -> Result<(f64, f64)> {
+) -> Result<Done> {
     let (rows, cols) = (info.shape[0] as usize, info.shape[1] as usize);
     let row_bytes = (info.bytes / info.shape[0]) as usize;
     let (row_words, groups) = ((cols * scheme.bits as usize).div_ceil(32), cols / scheme.group);
@@ -233,10 +288,12 @@ async fn pack_tensor(
     let name = |end: &str| format!("{module}.weight_{end}");
     let mut buffer = vec![0; step.min(rows) * row_bytes];
     let mut sums = (0.0, 0.0);
+    let mut hash = Xxh3Default::new();
     for row in (0..rows).step_by(step) {
         let count = step.min(rows - row);
         let bytes = &mut buffer[..count * row_bytes];
         checkpoint.read(info, (row * row_bytes) as u64, bytes).await?;
+        hash.update(bytes);
         let values = info.dtype.to_f32(bytes);
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: printable(&info.name), index: (row * cols + index) as u64 });
@@ -258,5 +315,5 @@ async fn pack_tensor(
     }
     let shape: Vec<u8> = info.shape.iter().flat_map(|n| n.to_le_bytes()).collect();
     writer.write(&name("shape"), 0, &shape)?;
-    Ok(sums)
+    Ok(Done { sums, hash: hash.digest() })
 }

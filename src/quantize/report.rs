@@ -59,6 +59,8 @@ pub enum Event<'a> {
     Resumed {
         tensors: usize,
     },
+    /// What an earlier run had done was of another source or other options, and is done again.
+    Anew,
     Packed(&'a Packed),
     Kept(&'a Kept),
 }
