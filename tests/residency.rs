@@ -160,6 +160,14 @@ fn the_command_line_takes_a_budget() {
     assert_eq!(printed(&[&caption[..], &["--memory-budget", &least.to_string()]].concat()), "cat\n");
     assert_eq!(printed(&[&caption[..], &["--memory-budget", "0.5GiB"]].concat()), "cat\n");
 
+    // Each adapter has a least budget of its own; the CPU is the last.
+    let adapters = all["adapters"].as_array().unwrap();
+    assert_eq!(adapters[0]["least_budget_bytes"], least);
+    let cpu = adapters.last().unwrap()["least_budget_bytes"].to_string();
+    assert_eq!(printed(&[&caption[..], &["--adapter", "cpu", "--memory-budget", &cpu]].concat()), "cat\n");
+    let words = printed(&["info", "--model", model.to_str().unwrap()]);
+    assert!(words.contains(&format!("least --memory-budget {cpu}\n")), "{words}");
+
     let budget = ["--memory-budget", &least.to_string()];
     let tight = info(&budget);
     assert_eq!(tight["streamed"], serde_json::json!(["InternViT", "cross-attention keys and values"]));

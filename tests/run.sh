@@ -13,15 +13,7 @@ fi
 lap 'making ready'
 cargo test --locked
 lap 'cargo test'
-# The fuzzer wants features of a nightly compiler, which a stable one has when it is told so.
-if command -v cargo-fuzz >/dev/null; then
-  for target in header index config gguf; do
-    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz "$target" -- \
-      -max_total_time=5 -rss_limit_mb=256 -malloc_limit_mb=64 -timeout=2 -verbosity=0
-  done
-  lap 'fuzzing'
-else
-  tests/skipped.sh fuzz 'cargo-fuzz is not installed: cargo install cargo-fuzz'
-fi
+tests/fuzz/run.sh 5
+lap 'fuzzing'
 web/test.sh
 lap 'web/test.sh'

@@ -7,7 +7,8 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use qllama::internals::{Folder, read_tokenizer};
 use qllama::{
-    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Result, Tokenizer,
+    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Result,
+    Tokenizer,
 };
 
 use crate::device::adapter;

@@ -6,7 +6,8 @@ use image::{DynamicImage, RgbImage, metadata::Orientation};
 use crate::error::{Error, Result};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::files::source::{base_name, read_limited};
-use crate::image::picture::{MAX_PIXELS, Picture, fits};
+use crate::image::decoded::{Decoded, Name, room};
+use crate::image::picture::{MAX_PIXELS, Picture};
 use crate::image::{jpeg, png, webp};
 use crate::panics::caught;
 
@@ -21,45 +22,6 @@ enum Format {
     Png,
     Jpeg,
     WebP,
-}
-
-/// What a decoder made of a file.
-pub(super) struct Decoded {
-    pub(super) width: u32,
-    pub(super) height: u32,
-    /// Rows of 8-bit samples: grey, grey and alpha, RGB, or RGB and alpha.
-    pub(super) samples: Vec<u8>,
-    pub(super) channels: usize,
-    pub(super) exif: Option<Vec<u8>>,
-}
-
-/// The name of a file, for what is said of it.
-pub(super) struct Name<'a>(pub(super) &'a str);
-
-impl Name<'_> {
-    pub(super) fn fail(&self, reason: String) -> Error {
-        Error::Image { file: self.0.into(), reason }
-    }
-
-    /// Fails where a picture of this size is not read, or the computer has not the `bytes` that decoding takes at most.
-    pub(super) fn check(&self, (width, height): (u32, u32), bytes: u64) -> Result<()> {
-        if !fits(width, height) {
-            let expected = format!("expected at least 1 x 1 pixels and at most {MAX_PIXELS} in all");
-            return Err(self.fail(format!("{expected}, found {width} x {height}")));
-        }
-        room(bytes).map(drop).ok_or_else(|| self.out_of_memory(bytes))
-    }
-
-    fn out_of_memory(&self, asked: u64) -> Error {
-        Error::HostMemory { what: self.0.into(), asked }
-    }
-}
-
-/// An empty vector with room for `bytes`, where the computer has that much. Decoders end the program where it has not.
-fn room(bytes: u64) -> Option<Vec<u8>> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(usize::try_from(bytes).ok()?).ok()?;
-    Some(room)
 }
 
 impl Picture {
@@ -339,6 +301,12 @@ mod tests {
             let picture = decode("p.png", &tiny_jpeg(components, 8), true).unwrap();
             assert_eq!(picture.rgb(), [light; 8 * 8 * 3], "{components}");
         }
+        // As many scans as no encoder makes.
+        let file = tiny_jpeg(1, 8);
+        let scan = file.windows(2).position(|two| two == [0xFF, 0xDA]).unwrap();
+        let scans = |n| [&file[..scan], &file[scan..file.len() - 2].repeat(n), &file[file.len() - 2..]].concat();
+        assert!(decode("p.png", &scans(100), true).is_ok());
+        assert!(error(decode("p.png", &scans(101), true)).contains("100 scans"));
         for components in [0, 2, 5] {
             assert!(error(decode("p.png", &tiny_jpeg(components, 8), true)).contains("components"));
         }

@@ -4,7 +4,7 @@
 use jpeg_decoder::PixelFormat;
 
 use crate::error::Result;
-use crate::image::decoding::{Decoded, Name};
+use crate::image::decoded::{Decoded, Name};
 use crate::image::picture::MAX_PIXELS;
 
 pub(super) fn decode(name: &Name<'_>, bytes: &[u8]) -> Result<Decoded> {
@@ -43,10 +43,13 @@ fn memory(width: u32, height: u32, components: usize) -> u64 {
     components as u64 * (3 * padded + pixels) + 3 * pixels + (1 << 20)
 }
 
-/// What is wrong with a JPEG file, where the decoder would not say: it fills what a cut file lacks with grey, and
-/// panics on numbers of components that are no kind of colour.
+/// Most passes over the pixels that a file may make: progressive ones make about ten, and each takes time whatever it brings.
+const MAX_SCANS: usize = 100;
+
+/// What is wrong with a JPEG file, where the decoder would not say: it fills what a cut file lacks with grey, goes over the
+/// pixels as often as a file says, and panics on numbers of components that are no kind of colour.
 fn fault(bytes: &[u8]) -> Option<&'static str> {
-    let mut at = 2;
+    let (mut at, mut scans) = (2, 0);
     while let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&b| b == 0xFF)) {
         at += found + 1;
         match bytes.get(at) {
@@ -61,6 +64,10 @@ fn fault(bytes: &[u8]) -> Option<&'static str> {
                 let frame = matches!(marker, 0xC0..=0xCF) && !matches!(marker, 0xC4 | 0xC8 | 0xCC);
                 if frame && !matches!((bytes.get(at + 3), bytes.get(at + 8)), (Some(8), Some(1 | 3 | 4))) {
                     return Some("expected 8 bits and 1, 3 or 4 colour components");
+                }
+                scans += usize::from(*marker == 0xDA);
+                if scans > MAX_SCANS {
+                    return Some("expected at most 100 scans");
                 }
                 at += 1 + usize::from(u16::from_be_bytes([high, low])).max(2);
             }

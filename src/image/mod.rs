@@ -1,5 +1,6 @@
 //! Pictures to `pixel_values`: [`decode`], then a [`Preprocessor`].
 
+mod decoded;
 mod decoding;
 mod jpeg;
 mod picture;

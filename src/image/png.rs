@@ -5,7 +5,7 @@ use std::io::Cursor;
 use ::png::{Decoder, DecodingError, Limits, Transformations};
 
 use crate::error::Result;
-use crate::image::decoding::{Decoded, Name};
+use crate::image::decoded::{Decoded, Name};
 
 /// Bytes that chunks beside the pixels may take.
 const CHUNK_BYTES: usize = 64 << 20;

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image_webp::{DecodingError, WebPDecoder};
 
 use crate::error::Result;
-use crate::image::decoding::{Decoded, Name};
+use crate::image::decoded::{Decoded, Name};
 
 pub(super) fn decode(name: &Name<'_>, bytes: &[u8]) -> Result<Decoded> {
     let whole = |e: DecodingError| name.fail(format!("expected a whole WebP picture: {e}"));
