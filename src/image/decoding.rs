@@ -3,7 +3,7 @@
 
 use image::{DynamicImage, RgbImage, metadata::Orientation};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::files::source::{base_name, read_limited};
 use crate::image::decoded::{Decoded, Name, room};
@@ -74,8 +74,8 @@ impl Format {
 /// `file_name` only serves messages.
 ///
 /// # Errors
-/// [`Error::Image`] when the bytes are no such picture, are cut short, or the picture is larger than `MAX_PIXELS`;
-/// [`Error::HostMemory`].
+/// [`Error::Image`](crate::Error::Image) when the bytes are no such picture, are cut short, or the picture is larger than `MAX_PIXELS`;
+/// [`Error::HostMemory`](crate::Error::HostMemory).
 pub fn decode(file_name: &str, bytes: &[u8], apply_orientation: bool) -> Result<Picture> {
     let format = Format::of(file_name, bytes)?;
     let name = Name(file_name);
@@ -135,6 +135,8 @@ mod tests {
     use std::io::Cursor;
 
     use image::ImageFormat;
+
+    use crate::error::Error;
 
     use super::super::tests::read;
     use super::*;
