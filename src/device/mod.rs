@@ -19,5 +19,5 @@ pub mod work;
 
 pub use adapter::{Adapter, adapters};
 pub use array::Array;
-pub use executor::{Device, Plan, Pool, Reader};
+pub use executor::{Device, Plan, Pool, Reader, Reading};
 pub use info::DeviceInfo;

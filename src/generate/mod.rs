@@ -1,5 +1,6 @@
 //! Generation: options, what it starts from, the steps, beam search.
 
+mod ahead;
 pub(crate) mod beams;
 pub(crate) mod check;
 pub(crate) mod inputs;

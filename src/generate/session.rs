@@ -5,9 +5,10 @@ use std::ops::ControlFlow;
 
 use crate::device::recording::Recording;
 use crate::device::tensor::{DType, Tensor};
-use crate::device::{Device, Plan, Pool, Reader};
+use crate::device::{Device, Pool};
 use crate::error::{Error, Result};
-use crate::generate::beams::{BeamOptions, BeamSearch, PAD, candidates};
+use crate::generate::ahead::{Ahead, Depth, Step};
+use crate::generate::beams::{BeamOptions, BeamSearch, candidates};
 use crate::generate::options::Resolved;
 use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Places, Qllama};
 use crate::ops::Rows;
@@ -18,6 +19,7 @@ use crate::ops::cache::reorder::reorder;
 use crate::ops::logits::argmax::argmax;
 use crate::ops::logits::log_softmax::log_softmax;
 use crate::ops::logits::penalize::{Penalties, penalize};
+use crate::ops::logits::remember::remember;
 use crate::ops::logits::sample::sample;
 use crate::ops::logits::top_k::top_k;
 use crate::ops::rows::embed::embed;
@@ -80,7 +82,7 @@ pub(crate) async fn generate(
     options: &Resolved,
     on_event: OnEvent<'_>,
 ) -> Result<Generated> {
-    let mut session = Session::new(model, device, prompt, options)?;
+    let session = Session::new(model, device, prompt, options)?;
     let sequences = match options.num_beams {
         1 => session.single(on_event).await?,
         _ => session.beams(on_event).await?,
@@ -99,15 +101,8 @@ struct Session<'a> {
     state: State,
     prefill: Step,
     decode: Step,
-    reader: Reader,
+    depth: Depth,
     history: Vec<u32>,
-}
-
-/// A pass through the model, made once, and what it leaves for the host: the chosen tokens, or the beams' candidates.
-struct Step {
-    plan: Plan,
-    /// U32 [rows]; or F32 and U32 [rows, candidates], best first.
-    chosen: Vec<Tensor>,
 }
 
 /// What a step reads and writes; a row is a sequence, or a beam of one.
@@ -125,7 +120,7 @@ struct State {
     table: Tensor,
     /// U32 [rows]: the row that each beam continues.
     parents: Tensor,
-    /// U32 [rows, history capacity] and U32 [2]: ids that penalties see.
+    /// U32 [rows, history capacity] and U32 [2]: ids that penalties see, how many they are, and how many of the prompt.
     history: Tensor,
     lengths: Tensor,
     eos: Tensor,
@@ -143,7 +138,6 @@ impl<'a> Session<'a> {
         let state = State::new(&mut pool, prompt, options)?;
         let prefill = state.prefill(model, device, &mut pool, prompt, &caches, options)?;
         let decode = state.decode(model, device, &mut pool, prompt, &caches, options)?;
-        let reader = device.reader(decode.chosen.iter().map(|t| t.size_bytes()).sum())?;
         Ok(Session {
             options,
             device: device.clone(),
@@ -153,48 +147,41 @@ impl<'a> Session<'a> {
             state,
             prefill,
             decode,
-            reader,
+            depth: Depth::of(device),
             history: prompt.history.to_vec(),
         })
     }
 
     /// Greedy search and sampling.
-    async fn single(&mut self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
+    async fn single(&self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
         let rows = self.state.rows;
         let mut ids: Vec<Vec<u32>> = vec![Vec::new(); rows];
         let mut open = vec![true; rows];
         let mut chosen = vec![0u32; rows];
+        let mut ahead =
+            Ahead::new(&self.device, [&self.prefill, &self.decode], self.options.max_new_tokens, self.depth)?;
         for step in 0..self.options.max_new_tokens {
-            self.tell_history(|row| &ids[row])?;
-            self.run(step, &mut chosen).await?;
-            for (row, &id) in chosen.iter().enumerate() {
+            ahead.next(&mut chosen).await?;
+            for (row, &id) in chosen.iter().enumerate().filter(|(row, _)| open[*row]) {
                 if id == u32::MAX {
                     return Err(not_finite(step));
                 }
-                // A finished row goes on with padding, which nobody is told of.
-                ids[row].push(if open[row] { id } else { PAD });
-                if open[row] {
-                    open[row] = !self.options.ends(id);
-                    if on_event(Event::Token { sequence: row, id }).is_break() {
-                        return Err(Error::Aborted);
-                    }
+                ids[row].push(id);
+                if on_event(Event::Token { sequence: row, id }).is_break() {
+                    return Err(Error::Aborted);
                 }
             }
+            // A finished row goes on, and nobody is told.
+            open.iter_mut().zip(&chosen).for_each(|(open, &id)| *open &= !self.options.ends(id));
             if !open.contains(&true) {
                 break;
             }
         }
-        let cut = |mut ids: Vec<u32>| {
-            if let Some(end) = ids.iter().position(|&id| self.options.ends(id)) {
-                ids.truncate(end + 1);
-            }
-            Sequence { ids, score: 0.0 }
-        };
-        let all: Vec<Sequence> = ids.into_iter().map(cut).collect();
+        let all: Vec<Sequence> = ids.into_iter().map(|ids| Sequence { ids, score: 0.0 }).collect();
         Ok(all.chunks(rows / self.batch).map(<[_]>::to_vec).collect())
     }
 
-    async fn beams(&mut self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
+    async fn beams(&self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
         let beams = self.options.num_beams;
         let options = BeamOptions {
             num_beams: beams,
@@ -207,9 +194,11 @@ impl<'a> Session<'a> {
         let mut searches: Vec<BeamSearch> = (0..self.batch).map(|_| BeamSearch::new(options.clone())).collect();
         let count = self.prefill.chosen[0].width();
         let mut words = vec![0u32; 2 * self.state.rows * count];
+        let reader = self.decode.reader(&self.device)?;
         for step in 0..self.options.max_new_tokens {
             self.tell_history(|row| searches[row / beams].ids(row % beams))?;
-            self.run(step, &mut words).await?;
+            let step_now = if step == 0 { &self.prefill } else { &self.decode };
+            step_now.start(&self.device, &reader)?.finish(bytemuck::cast_slice_mut(&mut words)).await?;
             let (values, ids) = words.split_at(self.state.rows * count);
             if ids.chunks(count).any(|row| row[0] == u32::MAX) {
                 return Err(not_finite(step));
@@ -240,14 +229,7 @@ impl<'a> Session<'a> {
         Ok(searches.into_iter().map(sequences).collect())
     }
 
-    /// Runs the prompt, or the step after it, and brings back what it chose.
-    async fn run(&self, step: usize, out: &mut [u32]) -> Result<()> {
-        let step = if step == 0 { &self.prefill } else { &self.decode };
-        self.device.run(&step.plan)?;
-        self.reader.read(&step.chosen, bytemuck::cast_slice_mut(out)).await
-    }
-
-    /// Uploads the ids that penalties see, where there are any.
+    /// Uploads the ids that penalties see, where there are any: beams change theirs at every step.
     fn tell_history<'i>(&self, ids: impl Fn(usize) -> &'i [u32]) -> Result<()> {
         if !self.options.penalised() {
             return Ok(());
@@ -304,7 +286,11 @@ impl State {
         let table: Vec<u32> = (0..rows).flat_map(|row| (0..capacity).map(move |t| key(row, t))).collect();
         let slots: Vec<u32> = (0..rows).map(|row| own(row, prompt.rows)).collect();
         let positions: Vec<u32> = (0..rows).map(|row| lengths[row / beams] as u32).collect();
-        let history_rows = prompt.history.len() / prompt.batch + new;
+        let before = prompt.history.len() / prompt.batch;
+        let of_row = |row: usize| {
+            prompt.history[row / beams * before..][..before].iter().copied().chain(std::iter::repeat_n(0, new))
+        };
+        let history: Vec<u32> = (0..rows).flat_map(of_row).collect();
         // No id is that large: it stands for none.
         let eos = if options.eos_token_ids.is_empty() { &[u32::MAX][..] } else { &options.eos_token_ids };
         Ok(State {
@@ -315,8 +301,8 @@ impl State {
             past: pool.u32(&[1], &[prompt.rows as u32])?,
             table: pool.u32(&[rows, capacity], &table)?,
             parents: pool.u32(&[rows], &(0..rows as u32).collect::<Vec<_>>())?,
-            history: pool.alloc(DType::U32, &[rows, history_rows])?,
-            lengths: pool.alloc(DType::U32, &[2])?,
+            history: pool.u32(&[rows, before + new], &history)?,
+            lengths: pool.u32(&[2], &[before as u32; 2])?,
             eos: pool.u32(&[eos.len()], eos)?,
         })
     }
@@ -414,6 +400,9 @@ impl State {
             Some(sampling) => sample(r, scores, self.past, *sampling, self.tokens),
             None => argmax(r, scores, self.tokens),
         }
+        if options.penalised() {
+            remember(r, self.tokens, self.history, self.lengths);
+        }
         Ok(vec![self.tokens])
     }
 }
@@ -424,24 +413,81 @@ fn not_finite(step: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::files::checkpoint::Checkpoint;
     use crate::generate::options::{GenerateOptions, KvCacheType};
+    use crate::ops::logits::sampling::Sampling;
+    use crate::ops::testing::{Random, gpu_device};
     use crate::weights::loader::{Loader, OnBytes};
 
-    /// Five beams hold the prompt's keys and values once and five times those of what they generate; all else that grows
-    /// with the length is a few integers a row.
-    #[test]
-    fn beams_share_the_cache_of_the_prompt() {
+    fn load(device: &Device) -> (Pool, Qllama) {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fixtures/qllama-base");
-        let device = Device::cpu();
         let source = Box::new(crate::files::source::Folder::open(folder).unwrap());
         let checkpoint = pollster::block_on(Checkpoint::open(source)).unwrap();
         let config = checkpoint.config.text.clone();
         let mut weights = device.pool();
         let on_bytes: OnBytes = &mut |_| {};
         let mut loader = Loader::load(&checkpoint, None, &mut weights, on_bytes);
-        let decoder = &pollster::block_on(Qllama::load(&mut loader, "", &config)).unwrap();
+        let decoder = pollster::block_on(Qllama::load(&mut loader, "", &config)).unwrap();
+        (weights, decoder)
+    }
+
+    /// However many steps are on their way, the ids are the same, and so is what is told of them.
+    #[test]
+    fn steps_ahead_choose_the_same() {
+        let device = gpu_device();
+        let (_weights, decoder) = &load(device);
+        let (batch, rows, new) = (2, 5, 12);
+        let mut pool = device.pool();
+        let width = decoder.config.hidden_size;
+        let embeddings = pool.f32(&[batch * rows, width], &Random::new(3).f32s(batch * rows * width)).unwrap();
+        let run = |options: &GenerateOptions, depth: usize| {
+            let prompt = Prompt {
+                embeddings,
+                batch,
+                rows,
+                attention_mask: &vec![1; batch * rows],
+                zero_queries: 0,
+                cross: None,
+                history: &[7, 8, 9, 8, 7, 6],
+            };
+            let options = options.resolve(&decoder.config, KvCacheType::F32).unwrap();
+            let mut session = Session::new(decoder, device, &prompt, &options).unwrap();
+            session.depth = Depth { most: depth, waste: Duration::MAX };
+            let mut told = Vec::new();
+            let mut on_event = |event| {
+                told.push(event);
+                ControlFlow::Continue(())
+            };
+            let made = pollster::block_on(session.single(&mut on_event)).unwrap();
+            (made, told)
+        };
+        let plain = GenerateOptions { max_new_tokens: new, eos_token_ids: Some(Vec::new()), ..Default::default() };
+        let ids = run(&plain, 1).0[0][0].ids.clone();
+        assert_eq!(ids.len(), new);
+        let penalised =
+            GenerateOptions { repetition_penalty: 1.5, no_repeat_ngram_size: 2, min_new_tokens: 3, ..plain.clone() };
+        let sampling = Sampling { temperature: 1.5, ..Default::default() };
+        let sampled = GenerateOptions { sampling: Some(sampling), num_return_sequences: 3, ..penalised.clone() };
+        // Ends in the middle, for one sequence before the other.
+        let ending = GenerateOptions { eos_token_ids: Some(vec![ids[5]]), ..plain.clone() };
+        for options in [plain.clone(), penalised, sampled, ending] {
+            let expected = run(&options, 1);
+            for depth in [2, 3] {
+                assert_eq!(run(&options, depth), expected, "{options:?}, {depth} steps");
+            }
+        }
+        assert_ne!(run(&plain, 1).0, run(&GenerateOptions { repetition_penalty: 1.5, ..plain.clone() }, 1).0);
+    }
+
+    /// Five beams hold the prompt's keys and values once and five times those of what they generate; all else that grows
+    /// with the length is a few integers a row.
+    #[test]
+    fn beams_share_the_cache_of_the_prompt() {
+        let device = Device::cpu();
+        let (_weights, decoder) = &load(&device);
         let (batch, beams) = (2, 5);
         // Bytes that generation holds, and those of its caches.
         let held = |prompt_rows: usize, new: usize, kv_cache: KvCacheType| {
@@ -459,7 +505,7 @@ mod tests {
                 history: &history,
             };
             let options = GenerateOptions { num_beams: beams, max_new_tokens: new, ..Default::default() };
-            let options = options.resolve(&config, kv_cache).unwrap();
+            let options = options.resolve(&decoder.config, kv_cache).unwrap();
             let before = device.memory().0;
             let session = Session::new(decoder, &device, &prompt, &options).unwrap();
             (device.memory().0 - before, session._caches.bytes())

@@ -50,6 +50,7 @@ pub static KERNELS: &[&Op] = &[
     &logits::cross_entropy::OP,
     &logits::log_softmax::OP,
     &logits::penalize::OP,
+    &logits::remember::OP,
     &logits::sample::OP,
     &logits::top_k::OP,
     &norms::layer_norm::OP,

@@ -4,6 +4,7 @@ pub mod argmax;
 pub mod cross_entropy;
 pub mod log_softmax;
 pub mod penalize;
+pub mod remember;
 pub mod sample;
 pub mod sampling;
 pub mod top_k;
