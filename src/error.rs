@@ -64,11 +64,12 @@ pub enum Error {
          4 or 8 bits"
     )]
     Budget { what: String, need: u64, have: u64 },
-    #[error("out of memory: {asked} bytes asked for with {held} bytes held; {hint}")]
+    /// `asked` is 0 where a driver asked for records of its own, and does not say how much.
+    #[error("out of memory: {} asked for with {held} bytes held; {hint}", asked_in_words(*asked))]
     OutOfMemory { asked: u64, held: u64, hint: String },
     #[error("{what}: the computer has not the {asked} bytes of memory that this may take")]
     HostMemory { what: String, asked: u64 },
-    #[error("the GPU device was lost: {reason}; load the model again")]
+    #[error("the GPU device was lost: {reason}")]
     DeviceLost { reason: String },
     #[error("GPU error: {reason}")]
     Gpu { reason: String },
@@ -119,6 +120,10 @@ impl Error {
             Error::Aborted => "E_ABORTED",
         }
     }
+}
+
+fn asked_in_words(bytes: u64) -> String {
+    if bytes == 0 { "records of the driver's own were".into() } else { format!("{bytes} bytes") }
 }
 
 /// An error of the system, which all copies of an [`Error`] share.

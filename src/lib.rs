@@ -88,7 +88,7 @@ pub use generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
 pub use image::{Picture, PixelValues, Preprocessor};
 pub use model::{
     AttentionMap, Builder, CAPTION_PROMPT, Caption, CaptionOptions, ForwardInputs, ForwardOutputs, Generation,
-    IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
+    IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt, Recovered,
 };
 pub use ops::logits::sampling::Sampling;
 pub use text::{DecodeStream, Tokenizer};

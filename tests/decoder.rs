@@ -93,7 +93,7 @@ impl Fixture {
         for (i, attention) in outputs.attentions.iter().enumerate() {
             self.near_if_there(&format!("prefill.attentions.{i}"), Some(attention));
         }
-        let arrays = block_on(outputs.past_key_values.unwrap().to_arrays_async())?;
+        let arrays = block_on(outputs.past_key_values.unwrap().to_arrays_async(&self.model))?;
         assert_eq!(arrays.len(), self.model.config().text.num_hidden_layers);
         for (i, (k, v)) in arrays.iter().enumerate() {
             self.near_if_there(&format!("prefill.past_key.{i}"), Some(k));

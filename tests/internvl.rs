@@ -1,5 +1,7 @@
 //! A whole InternVL against what the published modules computed: every key of the `internvl-tiny` fixture.
 
+use std::rc::Rc;
+
 use crate::common::engine::{
     Array, Device, GenerateInputs, GenerateOptions, Model, Network, PixelValues, Result, Vision,
 };
@@ -24,7 +26,7 @@ impl Fixture {
         self.checks.close(key, &self.e.f32(key), &Array::new(shape, found), LIMIT);
     }
 
-    fn network(&self) -> &Network {
+    fn network(&self) -> Rc<Network> {
         self.model.network()
     }
 

@@ -97,7 +97,8 @@ fn results(model: &Model) -> (Vec<u32>, Vec<Vec<u32>>) {
 fn matrices_beyond_the_binding_limit_are_split_and_compute_the_same() {
     let whole = load(&small_gpu(64 << 20, 64 << 20)).0.unwrap();
     let parts = |model: &Model| {
-        let decoder = model.network().decoder();
+        let network = model.network();
+        let decoder = network.decoder();
         [&decoder.lm_head, &decoder.embed_tokens, &decoder.layers[0].gate_up_proj].map(|m| m.parts.len())
     };
     assert_eq!(parts(&whole), [1, 1, 1]);

@@ -15,6 +15,7 @@ mod internvl;
 mod kv_cache;
 mod layers;
 mod limits;
+mod losses;
 mod published;
 mod quantize;
 mod recovery;

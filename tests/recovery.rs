@@ -3,10 +3,10 @@
 use std::ops::ControlFlow;
 
 use crate::common::engine::{
-    Array, Device, Error, Folder, ForwardInputs, GenerateInputs, GenerateOptions, Model, PastKeyValues, Piece,
-    PixelValues, Prompt, Result,
+    Array, Builder, Device, Error, Folder, ForwardInputs, GenerateInputs, GenerateOptions, Location, Model,
+    PastKeyValues, Piece, PixelValues, Prompt, Result,
 };
-use crate::common::{BASE, Expected, TINY, generate, go_on, gpu, load, load_from, new_gpu, path, prompt};
+use crate::common::{BASE, Expected, TINY, generate, go_on, gpu, load, new_gpu, path, prompt};
 
 fn array(e: &Expected, rows: usize) -> ForwardInputs {
     let ids = e.i64("loss.input_ids");
@@ -136,28 +136,31 @@ fn bad_prompts() {
     assert_eq!(generate(&prompt(vec![1, 2])).unwrap(), whole);
 }
 
-/// Every call on a lost device says so, and the next load, on a device opened anew, works.
+/// Without recovery, every call on a lost device says so, and the next load, on a device opened anew, works.
 #[test]
 fn a_lost_device() {
     let run = |model: &Model| -> Result<Vec<Vec<u32>>> {
         let options = GenerateOptions { max_new_tokens: 2, ..Default::default() };
         generate(model, &prompt(&[1, 2, 3]), &options)
     };
+    let load = |device: &Device| {
+        let location = Location::Folder(Box::new(Folder::open(path(BASE)).unwrap()));
+        Builder::new(location).device(device).recover(false).load()
+    };
     let device = new_gpu();
-    let model = load(BASE, &device);
+    let model = load(&device).unwrap();
     let expected = run(&model).unwrap();
     device.as_gpu().unwrap().destroy();
     assert_eq!(run(&model).unwrap_err().code(), "E_DEVICE_LOST");
     let e = Expected::open("qllama-base");
     assert_eq!(model.forward(&mut array(&e, 4)).err().unwrap().code(), "E_DEVICE_LOST");
-    let again = load_from(Folder::open(path(BASE)).unwrap(), &device);
-    assert_eq!(again.err().unwrap().code(), "E_DEVICE_LOST");
+    assert_eq!(load(&device).err().unwrap().code(), "E_DEVICE_LOST");
     drop(model);
-    assert_eq!(run(&load(BASE, &new_gpu())).unwrap(), expected);
+    assert_eq!(run(&load(&new_gpu()).unwrap()).unwrap(), expected);
 
     // Lost between two tokens.
     let device = new_gpu();
-    let model = load(BASE, &device);
+    let model = load(&device).unwrap();
     let options = GenerateOptions { max_new_tokens: 5, eos_token_ids: Some(Vec::new()), ..Default::default() };
     let mut calls = 0;
     let lost = model.generate_from(&prompt(&[1, 2, 3]), &options, &mut |piece: Piece<'_>| {

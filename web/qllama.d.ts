@@ -28,6 +28,23 @@ export interface LoadOptions {
   memoryBudget?: number;
   /** How keys and values are stored where a call does not tell. Default `f32`. */
   kvCache?: KvCacheType;
+  /**
+   * Whether the model goes on by itself where the GPU device is lost: it opens it again, loads the weights again from the
+   * browser's storage, and runs the call again; pieces that were told are not told twice. After three losses in a row, the
+   * call having got no further, it is rejected with `E_DEVICE_LOST`, and the next one tries anew. Default true; without,
+   * all calls are rejected so, and the model is to be loaded again.
+   */
+  recover?: boolean;
+}
+
+/** Told when a model goes on after its GPU device was lost. */
+export interface Recovered {
+  /** What the browser said. */
+  reason: string;
+  /** The adapter that it goes on with, as far as the browser names it. */
+  adapter: string;
+  /** How long it took to open the device and to load the weights. What the call had done takes its time again. */
+  seconds: number;
 }
 
 /** How cached keys and values are stored: as they are, or rounded in half the memory. */
@@ -206,6 +223,8 @@ export class QLlama {
   /** Deletes the models kept in this browser for this site. */
   static clearCache(): Promise<void>;
   readonly info: ModelInfo;
+  /** Has `listener` hear of each recovery from a lost GPU device; returns a function that ends that. */
+  on(event: 'recovered', listener: (recovered: Recovered) => void): () => void;
   caption(image: Picture, options?: GenerationOptions): AsyncGenerator<string, Generation, void>;
   captionText(image: Picture, options?: GenerationOptions): Promise<string>;
   generate(options: GenerateOptions): AsyncGenerator<string, Generation, void>;

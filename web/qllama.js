@@ -28,6 +28,10 @@ export class QLlama {
   /** Why the worker is no more. */
   #dead = null;
   #info = {};
+  /** Whether the engine goes on by itself where its device is lost. */
+  #recover = true;
+  /** Listeners by the events that they hear. */
+  #listeners = { recovered: new Set() };
   /** Aborted with the worker's end. */
   #ended = new AbortController();
   #pasts = new Pasts((method, args) => this.#call(method, args));
@@ -67,12 +71,13 @@ export class QLlama {
 
   /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page. */
   static async load(url, options = {}) {
-    const { onProgress, signal, cache = 'opfs', memoryBudget, kvCache } = options ?? {};
+    const { onProgress, signal, cache = 'opfs', memoryBudget, kvCache, recover = true } = options ?? {};
     if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
     if (cache !== 'opfs' && cache !== 'none') throw wrong('cache: expected "opfs" or "none"');
     if (memoryBudget !== undefined && !(Number.isFinite(memoryBudget) && memoryBudget > 0)) {
       throw wrong('memoryBudget: expected a number of bytes above 0');
     }
+    if (typeof recover !== 'boolean') throw wrong('recover: expected true or false');
     let absolute;
     try {
       absolute = new URL(url, document.baseURI).href;
@@ -84,8 +89,9 @@ export class QLlama {
     const reason = missing();
     if (reason) throw new QLlamaError('E_ADAPTER', reason);
     const model = new QLlama(QLlama.#key);
+    model.#recover = recover;
     try {
-      const loaded = await model.#call('load', { url: absolute, cache, options: { memoryBudget, kvCache } }, { signal, onProgress });
+      const loaded = await model.#call('load', { url: absolute, cache, options: { memoryBudget, kvCache, recover } }, { signal, onProgress });
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;
     } catch (error) {
@@ -107,6 +113,20 @@ export class QLlama {
   /** What is loaded, what it runs on, and the memory it takes; renewed with each call. */
   get info() {
     return { ...this.#info };
+  }
+
+  /** Has `listener` hear of an event: `recovered`. Returns a function that ends that. */
+  on(event, listener) {
+    if (!Object.hasOwn(this.#listeners, event)) throw wrong('event: expected "recovered"');
+    if (typeof listener !== 'function') throw wrong('listener: expected a function');
+    const listeners = this.#listeners[event];
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  }
+
+  /** Tells who listens to an event. */
+  #tell(event, what) {
+    for (const listener of [...this.#listeners[event]]) heard(listener, what);
   }
 
   /** Writes a caption, piece by piece. */
@@ -214,17 +234,13 @@ export class QLlama {
     if (data.alive) return this.#watch();
     if (data.fatal) return this.#die('E_INTERNAL', data.fatal);
     if (data.lost) return this.#die('E_DEVICE_LOST', data.lost);
+    if (data.recovered) return this.#tell('recovered', data.recovered);
     if (data.info) Object.assign(this.#info, data.info);
-    if (data.error?.code === 'E_DEVICE_LOST') return this.#die('E_DEVICE_LOST', data.error.message);
+    if (data.error?.code === 'E_DEVICE_LOST' && !this.#recover) return this.#die('E_DEVICE_LOST', data.error.message);
     const call = this.#calls.get(data.id);
     if (!call) return;
     if (data.progress) {
-      try {
-        call.onProgress?.(data.progress);
-      } catch (error) {
-        // The caller's own error is not the model's.
-        reportError(error);
-      }
+      heard(call.onProgress, data.progress);
     } else if (data.piece !== undefined) {
       call.onPiece?.(data.piece);
     } else if (data.error) {
@@ -302,6 +318,15 @@ export class QLlama {
       signal?.removeEventListener('abort', pass);
       stop.abort();
     }
+  }
+}
+
+/** Calls a function of the caller's, where there is one: its own errors are not the model's. */
+function heard(listener, what) {
+  try {
+    listener?.(what);
+  } catch (error) {
+    reportError(error);
   }
 }
 

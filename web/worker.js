@@ -8,6 +8,8 @@ let model = null;
 let files = null;
 /** What the browser tells of the engine's adapter. */
 let adapter = '';
+/** Whether the engine goes on by itself where its device is lost. */
+let recover = true;
 let tail = Promise.resolve();
 /** Calls that are not answered yet, by id. */
 const controllers = new Map();
@@ -18,8 +20,8 @@ self.navigator.locks?.request(self.name, () => {
   return new Promise(() => {});
 });
 
-// The engine asks for an adapter and a device. The adapter's name is noted. The loss of the device is told at once: what is
-// waited for may be a download, which would not notice.
+// The engine asks for an adapter and a device. The adapter's name is noted. Where the engine does not go on by itself, the
+// loss of the device is told at once: what is waited for may be a download, which would not notice.
 if (self.GPUAdapter) {
   const { requestDevice } = GPUAdapter.prototype;
   GPUAdapter.prototype.requestDevice = async function (...args) {
@@ -27,7 +29,7 @@ if (self.GPUAdapter) {
     adapter = description || [vendor, architecture, product].filter(Boolean).join(' ');
     const device = await requestDevice.apply(this, args);
     device.lost.then(({ reason, message }) => {
-      if (reason !== 'destroyed') self.postMessage({ lost: `the GPU device was lost: ${message.replace(/\.$/, '')}; load the model again` });
+      if (!recover && reason !== 'destroyed') self.postMessage({ lost: `the GPU device was lost: ${message.replace(/\.$/, '')}; load the model again` });
     });
     return device;
   };
@@ -160,6 +162,7 @@ const methods = {
       const secondsLeft = rate > 0 && total > bytes ? (total - bytes) / rate / 1000 : null;
       send({ progress: { phase, bytes, total, secondsLeft } });
     };
+    recover = options.recover;
     progress('start', 0, 0);
     let downloading = false;
     files = new Files(url, {
@@ -176,7 +179,9 @@ const methods = {
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
     let loaded;
     try {
-      loaded = await load(name, source, files.single, onLoaded, options);
+      loaded = await load(name, source, files.single, onLoaded, options, (recovered) =>
+        self.postMessage({ recovered: { ...recovered, ...(adapter && { adapter }) } }),
+      );
     } catch (error) {
       if (!OF_THE_PLACE.includes(error?.code)) await files.doubt().catch(() => {});
       throw error;

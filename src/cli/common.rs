@@ -7,11 +7,12 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use qllama::internals::{Folder, read_tokenizer};
 use qllama::{
-    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Result,
-    Tokenizer,
+    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Recovered,
+    Result, Tokenizer,
 };
 
 use crate::device::adapter;
+use crate::out::note;
 
 /// What every subcommand takes.
 #[derive(clap::Args, Clone)]
@@ -60,6 +61,12 @@ impl Common {
             builder = builder.adapter_weights(learned, self.adapter_strength);
         }
         builder
+            .on_recovered(|Recovered { reason, adapter, seconds, .. }| {
+                note(format_args!(
+                    "qllama: the GPU device was lost ({reason}); {adapter} was opened again in {seconds:.1} s, and the work goes \
+                     on"
+                ));
+            })
             .on_progress(move |Progress { bytes, total }| {
                 bar.set_length(total);
                 bar.set_position(bytes);

@@ -69,7 +69,8 @@ pub fn run(args: Args) -> Result<()> {
             out.push(NamedTensor::i64("text_ids", &[t.count, ids.len() / t.count], &ids));
         }
     }
-    block_on(embed(&args, model.network(), pixels.as_ref(), texts.as_ref(), &mut out))?;
+    let made = model.run(async |network| embed(&args, network, pixels.as_ref(), texts.as_ref()).await);
+    out.extend(block_on(made)?);
     write_tensors(&args.outputs, &out)
 }
 
@@ -122,8 +123,8 @@ async fn embed(
     network: &Network,
     pixels: Option<&PixelValues>,
     texts: Option<&Texts>,
-    out: &mut Vec<NamedTensor>,
-) -> Result<()> {
+) -> Result<Vec<NamedTensor>> {
+    let mut out = Vec::new();
     let width = network.config.clip.as_ref().map_or(0, |c| c.clip_embed_dim);
     let mut text_embeds = None;
     if let Some(t) = texts {
@@ -131,7 +132,7 @@ async fn embed(
         out.push(NamedTensor::f32("text_embeds", &[t.count, width], &values));
         text_embeds = Some(values);
     }
-    let Some(pixels) = pixels else { return Ok(()) };
+    let Some(pixels) = pixels else { return Ok(out) };
     let vision = network.vision(pixels).await?;
     let states = network.vision_rows(&vision).await?;
     out.push(NamedTensor::f32("vision_hidden_states", &states.shape, &states.values));
@@ -158,5 +159,5 @@ async fn embed(
         }
         out.push(NamedTensor::f32("itm_logits", &[pixels.batch, t.count, 2], &logits));
     }
-    Ok(())
+    Ok(out)
 }

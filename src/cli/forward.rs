@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use pollster::block_on;
 use qllama::internals::{NamedTensor, write_tensors};
-use qllama::{Array, Error, ForwardInputs, ForwardOutputs, PastKeyValues, Result};
+use qllama::{Array, Error, ForwardInputs, ForwardOutputs, Model, PastKeyValues, Result};
 
 use crate::common::Common;
 use crate::out::say;
@@ -143,7 +143,7 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         model.forward(&mut inputs)?
     };
-    let tensors = block_on(named(outputs))?;
+    let tensors = block_on(named(&model, outputs))?;
     write_tensors(&args.outputs, &tensors)?;
     for tensor in &tensors {
         if args.common.json {
@@ -156,7 +156,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 /// What was asked for, under the names of the fixtures.
-async fn named(outputs: ForwardOutputs) -> Result<Vec<NamedTensor>> {
+async fn named(model: &Model, mut outputs: ForwardOutputs) -> Result<Vec<NamedTensor>> {
     let tensor = |name: String, array: &Array<f32>| NamedTensor::f32(name, &array.shape, &array.values);
     let mut tensors = Vec::new();
     for (name, array) in [("last_hidden_state", &outputs.last_hidden_state), ("logits", &outputs.logits)] {
@@ -170,8 +170,8 @@ async fn named(outputs: ForwardOutputs) -> Result<Vec<NamedTensor>> {
     ] {
         tensors.extend(list.iter().enumerate().map(|(i, array)| tensor(format!("{name}.{i}"), array)));
     }
-    if let Some(past) = &outputs.past_key_values {
-        for (i, (k, v)) in past.to_arrays_async().await?.iter().enumerate() {
+    if let Some(past) = &mut outputs.past_key_values {
+        for (i, (k, v)) in past.to_arrays_async(model).await?.iter().enumerate() {
             tensors.push(tensor(format!("past_key.{i}"), k));
             tensors.push(tensor(format!("past_value.{i}"), v));
         }

@@ -11,6 +11,7 @@ use crate::device::recording::{Recording, fresh_id};
 use crate::device::scratch::share_scratch;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::error::{Error, Result};
+use crate::panics::caught;
 
 /// A place that runs recordings. Cloning it is cheap and names the same place.
 #[derive(Clone)]
@@ -22,11 +23,22 @@ struct Inner {
     peak_bytes: AtomicU64,
     budget: AtomicU64,
     choices: Mutex<Arc<Choices>>,
+    /// What took its place when it was lost.
+    successor: async_lock::Mutex<Option<Device>>,
 }
 
 enum Place {
     Gpu(Box<Gpu>),
     Host(Host),
+}
+
+impl Drop for Inner {
+    /// wgpu panics where a driver that runs out of memory is waited for at a device's end.
+    fn drop(&mut self) {
+        if let Place::Gpu(gpu) = std::mem::replace(&mut self.place, Place::Host(Host::default())) {
+            let _ = caught(move || drop(gpu));
+        }
+    }
 }
 
 impl Device {
@@ -42,7 +54,8 @@ impl Device {
 
     fn new(place: Place) -> Device {
         let (held_bytes, peak_bytes, budget) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
-        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget, choices: Mutex::default() }))
+        let successor = async_lock::Mutex::new(None);
+        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget, choices: Mutex::default(), successor }))
     }
 
     /// An empty recording whose ops take the ways that this device computes rightly, and fast.
@@ -83,9 +96,27 @@ impl Device {
         }
     }
 
+    /// Why the device was lost, if it was.
+    pub fn lost(&self) -> Option<String> {
+        self.as_gpu().and_then(Gpu::lost)
+    }
+
+    /// Where its [`successor`](Device::successor) is kept.
+    pub(super) fn successor_place(&self) -> &async_lock::Mutex<Option<Device>> {
+        &self.0.successor
+    }
+
     /// Bytes of all pools and plans now, and the most there ever were.
     pub fn memory(&self) -> (u64, u64) {
         (self.0.held_bytes.load(Ordering::Relaxed), self.0.peak_bytes.load(Ordering::Relaxed))
+    }
+
+    /// An error with the bytes that are held, where memory ran out.
+    fn with_held(&self, error: Error) -> Error {
+        match error {
+            Error::OutOfMemory { asked, hint, .. } => Error::OutOfMemory { asked, held: self.memory().0, hint },
+            other => other,
+        }
     }
 
     /// Lets all pools and plans together hold at most `bytes`, from now on; what is beyond fails with
@@ -112,7 +143,7 @@ impl Device {
     pub fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
         assert!(offset + bytes.len() <= tensor.size_bytes(), "write past the end of {tensor:?}");
         match &self.0.place {
-            Place::Gpu(gpu) => gpu.write(tensor, offset, bytes),
+            Place::Gpu(gpu) => gpu.write(tensor, offset, bytes).map_err(|e| self.with_held(e)),
             Place::Host(host) => {
                 host.write(tensor, offset, bytes);
                 Ok(())
@@ -137,7 +168,7 @@ impl Device {
                 for &(tensor, _) in &shared.buffers {
                     pool.add(tensor)?;
                 }
-                PlanKind::Gpu(gpu.prepare(recording, &shared.place)?)
+                PlanKind::Gpu(gpu.prepare(recording, &shared.place).map_err(|e| self.with_held(e))?)
             }
             Place::Host(host) => {
                 for &tensor in &recording.scratch {
@@ -152,7 +183,7 @@ impl Device {
     /// Starts a plan. On a GPU this returns before the work is done; [`Reader::read`] waits for it.
     pub fn run(&self, plan: &Plan) -> Result<()> {
         match (&self.0.place, &plan.kind) {
-            (Place::Gpu(gpu), PlanKind::Gpu(plan)) => gpu.run(plan),
+            (Place::Gpu(gpu), PlanKind::Gpu(plan)) => gpu.run(plan).map_err(|e| self.with_held(e)),
             (Place::Host(host), PlanKind::Host(plan)) => host.run(plan),
             _ => panic!("a plan runs on the device that prepared it"),
         }
@@ -187,7 +218,7 @@ impl Device {
     /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
     pub async fn finish(&self) -> Result<()> {
         match &self.0.place {
-            Place::Gpu(gpu) => gpu.finish().await,
+            Place::Gpu(gpu) => gpu.finish().await.map_err(|e| self.with_held(e)),
             Place::Host(_) => Ok(()),
         }
     }
@@ -195,7 +226,7 @@ impl Device {
     /// A reader for up to `bytes` bytes at a time, which keeps its staging memory between reads.
     pub fn reader(&self, bytes: usize) -> Result<Reader> {
         let kind = match &self.0.place {
-            Place::Gpu(gpu) => Some(gpu.reader(bytes)?),
+            Place::Gpu(gpu) => Some(gpu.reader(bytes).map_err(|e| self.with_held(e))?),
             Place::Host(_) => None,
         };
         Ok(Reader { device: self.clone(), kind })
@@ -280,7 +311,7 @@ impl Pool {
             return Err(Error::Budget { what: " for this input".into(), need, have });
         }
         match &inner.place {
-            Place::Gpu(gpu) => gpu.alloc(tensor, inner.held_bytes.load(Ordering::Relaxed))?,
+            Place::Gpu(gpu) => gpu.alloc(tensor).map_err(|e| self.device.with_held(e))?,
             Place::Host(host) => host.alloc(tensor),
         }
         let held = inner.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
@@ -345,7 +376,9 @@ impl Reader {
     /// Starts a read of whole tensors, after all work started before.
     fn start(&self, tensors: &[Tensor]) -> Result<Reading> {
         let kind = match (&self.device.0.place, &self.kind) {
-            (Place::Gpu(gpu), Some(reader)) => ReadingKind::Gpu(gpu.start_read(reader, tensors)?),
+            (Place::Gpu(gpu), Some(reader)) => {
+                ReadingKind::Gpu(gpu.start_read(reader, tensors).map_err(|e| self.device.with_held(e))?)
+            }
             (Place::Host(host), _) => {
                 let mut bytes = Vec::new();
                 for tensor in tensors {
@@ -368,7 +401,9 @@ impl Reading {
     /// `E_DEVICE_LOST`, and whatever went wrong on the GPU since the last read.
     pub async fn finish(self, out: &mut [u8]) -> Result<()> {
         match (&self.device.0.place, self.kind) {
-            (Place::Gpu(gpu), ReadingKind::Gpu(reading)) => gpu.finish_read(reading, out).await,
+            (Place::Gpu(gpu), ReadingKind::Gpu(reading)) => {
+                gpu.finish_read(reading, out).await.map_err(|e| self.device.with_held(e))
+            }
             (_, ReadingKind::Host(bytes)) => {
                 out.copy_from_slice(&bytes);
                 Ok(())

@@ -1,19 +1,11 @@
 //! What a model learned beside its weights: brought to the device, switched, and taken away again.
 
-use crate::device::Pool;
 use crate::device::tensor::Storage;
 use crate::error::{Error, Result, printable};
 use crate::files::peft::AdapterWeights;
 use crate::model::front::Model;
 use crate::model::network::Network;
 use crate::nets::lora::Placing;
-
-/// An adapter in use.
-pub(crate) struct InUse {
-    _pool: Pool,
-    pub name: String,
-    pub strength: f32,
-}
 
 impl Model {
     /// Uses an adapter from now on, in place of the one before: `strength` 1 as it was learned, between 0 and 1 less of it.
@@ -30,18 +22,12 @@ impl Model {
             self.drop_adapter();
             return Ok(());
         }
-        let storage = self.network().device().info().weights;
-        self.network_mut().adapt(weights.clone(), strength, storage)
+        self.loaded_mut().learn(Some((weights.clone(), strength)))
     }
 
     /// The model as it was before any adapter.
     pub fn drop_adapter(&mut self) {
-        self.network_mut().forget();
-    }
-
-    /// The adapter in use, and its strength.
-    pub fn adapter(&self) -> Option<(&str, f32)> {
-        self.network().adapter().map(|used| (used.name.as_str(), used.strength))
+        self.loaded_mut().learn(None).expect("nothing is brought to the device");
     }
 }
 
@@ -56,7 +42,7 @@ impl Network {
             let reason = format!("{}: this model has no {} to adapt", printable(&name), printable(left));
             return Err(Error::Input { reason });
         }
-        self.set_learned(learned, Some(InUse { _pool: pool, name, strength }));
+        self.set_learned(learned, Some(pool));
         Ok(())
     }
 

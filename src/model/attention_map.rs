@@ -48,8 +48,11 @@ impl Model {
     /// As [`Model::attention_map`].
     pub async fn attention_map_async(&self, picture: &Picture, layer: Option<usize>) -> Result<AttentionMap> {
         let pixels = self.pixel_values(picture);
-        let network = self.network();
-        let vision = network.vision(&pixels).await?;
+        let rows = self.run(async |network| {
+            let vision = network.vision(&pixels).await?;
+            Ok((network.vision_rows(&vision).await?, network.query_tokens().await?))
+        });
+        let (vision, queries) = rows.await?;
         let layers = self.config().text.cross_attention_layers();
         let layer = layer.unwrap_or(layers.saturating_sub(1));
         if layer >= layers {
@@ -57,8 +60,8 @@ impl Model {
             return Err(Error::Input { reason });
         }
         let mut inputs = ForwardInputs {
-            inputs_embeds: Some(network.query_tokens().await?),
-            vision_hidden_states: Some(network.vision_rows(&vision).await?),
+            inputs_embeds: Some(queries),
+            vision_hidden_states: Some(vision),
             use_zero_attention_mask: true,
             output_cross_attentions: true,
             ..Default::default()

@@ -14,6 +14,7 @@ use crate::model::attention_map::AttentionMap;
 use crate::model::builder::{Builder, Opened};
 use crate::model::forward::{ForwardInputs, ForwardOutputs};
 use crate::model::front::{Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Prompt};
+use crate::model::past::PastKeyValues;
 
 impl<'a> Builder<'a> {
     /// Opens the files and reads all but the weights.
@@ -183,6 +184,16 @@ impl Model {
         additive_mask: Option<&Array<f32>>,
     ) -> Result<ForwardOutputs> {
         block_on(self.forward_train_async(inputs, additive_mask))
+    }
+}
+
+impl PastKeyValues {
+    /// Per layer k and v as [B, A, T, D], of the model that made it.
+    ///
+    /// # Errors
+    /// `E_INPUT_SHAPE` for another model; the device's.
+    pub fn to_arrays(&mut self, model: &Model) -> Result<Vec<(Array<f32>, Array<f32>)>> {
+        block_on(self.to_arrays_async(model))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType};
 use crate::image::Preprocessor;
 use crate::model::front::{Model, no_tokenizer};
-use crate::model::network::Network;
+use crate::model::recovery::{Loaded, OnRecovered, Recovered};
 use crate::text::Tokenizer;
 
 pub use crate::model::network::Progress;
@@ -31,6 +31,8 @@ pub struct Builder<'a> {
     kv_cache: KvCacheType,
     learned: Option<(AdapterWeights, f32)>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
+    recover: bool,
+    on_recovered: Option<OnRecovered>,
 }
 
 impl<'a> Builder<'a> {
@@ -49,6 +51,8 @@ impl<'a> Builder<'a> {
             kv_cache: KvCacheType::F32,
             learned: None,
             on_progress: Box::new(|_| {}),
+            recover: true,
+            on_recovered: None,
         }
     }
 
@@ -90,20 +94,44 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Whether the model goes on by itself when the device is lost, while it is loaded and ever after: it opens the adapter
+    /// again, or another where that is gone, loads the weights again, and runs the call again; who called sees a pause and
+    /// the same result. It does unless told otherwise; without, the call and all later ones end with `E_DEVICE_LOST`.
+    /// After three losses in a row, the call having got no further, it ends so too, and the next one tries anew.
+    pub fn recover(mut self, recover: bool) -> Builder<'a> {
+        self.recover = recover;
+        self
+    }
+
+    /// Hears of each time that the model went on after its device was lost.
+    pub fn on_recovered(mut self, on_recovered: impl Fn(&Recovered) + 'static) -> Builder<'a> {
+        self.on_recovered = Some(Box::new(on_recovered));
+        self
+    }
+
     /// Opens the files and reads all but the weights.
     ///
     /// # Errors
     /// The files'; see [`Error`](crate::Error).
     pub async fn open_async(self) -> Result<Opened<'a>> {
-        let Builder { location, adapter, device, memory_budget, kv_cache, learned, on_progress } = self;
-        let files = match location? {
+        let files = match self.location? {
             Location::Folder(source) => Files::of_folder(Checkpoint::open(source).await?).await?,
             Location::Gguf(source, name) => {
                 let gguf = Gguf::open(&*source, &name).await?;
                 Files::of_gguf(source, gguf)?
             }
         };
-        Ok(Opened { files, adapter, device, memory_budget, kv_cache, learned, on_progress })
+        Ok(Opened {
+            files,
+            adapter: self.adapter,
+            device: self.device,
+            memory_budget: self.memory_budget,
+            kv_cache: self.kv_cache,
+            learned: self.learned,
+            on_progress: self.on_progress,
+            recover: self.recover,
+            on_recovered: self.on_recovered,
+        })
     }
 
     /// Opens the files, opens the adapter and brings the weights to it. Names, shapes, types and memory are checked
@@ -154,6 +182,8 @@ pub struct Opened<'a> {
     kv_cache: KvCacheType,
     learned: Option<(AdapterWeights, f32)>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
+    recover: bool,
+    on_recovered: Option<OnRecovered>,
 }
 
 impl Opened<'_> {
@@ -200,8 +230,9 @@ impl Opened<'_> {
             device.set_memory_budget(bytes);
         }
         let Files { preprocessor, checkpoint, tokenizer } = self.files;
-        let network = Network::load(checkpoint, &device, &mut *self.on_progress).await?;
-        let mut model = Model::new(network, preprocessor, tokenizer, self.kv_cache);
+        let config = checkpoint.config.clone();
+        let loaded = Loaded::load(checkpoint, device, self.recover, self.on_recovered, &mut *self.on_progress).await?;
+        let mut model = Model::new(loaded, config, preprocessor, tokenizer, self.kv_cache);
         if let Some((weights, strength)) = &self.learned {
             model.use_adapter(weights, *strength)?;
         }

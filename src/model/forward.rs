@@ -13,7 +13,7 @@ use crate::files::config::LlamaConfig;
 use crate::generate::check::{GivenRows, check_images, check_mask, check_vision, input, wrong_shape};
 use crate::model::front::Model;
 use crate::model::network::{Crossed, Network};
-use crate::model::past::PastKeyValues;
+use crate::model::past::{Arguments, PastKeyValues, Writer};
 use crate::nets::decoder::{Observed, Pass};
 use crate::ops::Rows;
 use crate::ops::attention::{Keys, Mask};
@@ -86,6 +86,22 @@ pub(crate) struct Checked {
     pub ids: Vec<u32>,
 }
 
+impl From<Arguments> for ForwardInputs {
+    fn from(arguments: Arguments) -> ForwardInputs {
+        ForwardInputs {
+            input_ids: arguments.input_ids,
+            inputs_embeds: arguments.inputs_embeds,
+            query_embeds: arguments.query_embeds,
+            attention_mask: arguments.attention_mask,
+            position_ids: arguments.position_ids,
+            vision_hidden_states: arguments.vision_hidden_states,
+            repeat_time: arguments.repeat_time,
+            use_zero_attention_mask: arguments.use_zero_attention_mask,
+            ..Default::default()
+        }
+    }
+}
+
 /// Which of the published functions runs, with the mask that is its own.
 #[derive(Clone, Copy)]
 pub(crate) enum Function<'a> {
@@ -147,6 +163,21 @@ impl ForwardInputs {
             check_images("vision_hidden_states", vision.shape[0], self.repeat_time, batch)?;
         }
         Ok(Checked { batch, rows, past, queries: given.queries, positions, ids: given.ids })
+    }
+
+    /// What the keys and values of a call on top of `past` rows depend on: a mask of ones says nothing, and pictures
+    /// belong to the first rows.
+    fn arguments(&self, past: usize) -> Arguments {
+        Arguments {
+            input_ids: self.input_ids.clone(),
+            inputs_embeds: self.inputs_embeds.clone(),
+            query_embeds: self.query_embeds.clone(),
+            attention_mask: self.attention_mask.clone().filter(|mask| mask.values.contains(&0)),
+            position_ids: self.position_ids.clone(),
+            vision_hidden_states: self.vision_hidden_states.clone().filter(|_| past == 0),
+            repeat_time: self.repeat_time.filter(|_| past == 0),
+            use_zero_attention_mask: self.use_zero_attention_mask,
+        }
     }
 
     /// `position_ids`, or P .. P + S - 1.
@@ -213,7 +244,7 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`].
     pub async fn forward_async(&self, inputs: &mut ForwardInputs) -> Result<ForwardOutputs> {
-        self.network().forward(inputs, Function::Forward).await
+        self.run(async |network| network.forward(inputs, Function::Forward).await).await
     }
 
     /// As [`Model::forward_train`], to be awaited.
@@ -226,7 +257,23 @@ impl Model {
         additive_mask: Option<&Array<f32>>,
     ) -> Result<ForwardOutputs> {
         inputs.check_for_train(additive_mask)?;
-        self.network().forward(inputs, additive_mask.map_or(Function::TrainUnmasked, Function::Train)).await
+        let function = additive_mask.map_or(Function::TrainUnmasked, Function::Train);
+        self.run(async |network| network.forward(inputs, function).await).await
+    }
+}
+
+impl PastKeyValues {
+    /// Per layer k and v as [B, A, T, D], of the model that made it.
+    ///
+    /// # Errors
+    /// `E_INPUT_SHAPE` for another model; the device's.
+    pub async fn to_arrays_async(&mut self, model: &Model) -> Result<Vec<(Array<f32>, Array<f32>)>> {
+        let read = model.run(async |network| {
+            network.check_past(self)?;
+            network.revive(self).await?;
+            self.read(network).await
+        });
+        read.await
     }
 }
 
@@ -244,11 +291,7 @@ struct Kept {
 impl Network {
     async fn forward(&self, inputs: &mut ForwardInputs, function: Function<'_>) -> Result<ForwardOutputs> {
         let given = inputs.past_key_values.as_ref();
-        if given.is_some_and(|cache| cache.is_foreign(self)) {
-            let expected = "a cache that this model made".into();
-            let found = "one of another model".into();
-            return Err(Error::InputShape { what: "past_key_values".into(), expected, found });
-        }
+        given.map_or(Ok(()), |past| self.check_past(past))?;
         let checked = inputs.checked(&self.config.text, given.map(|cache| (cache.batch, cache.len)))?;
         if let Function::Train(mask) = function {
             check_additive_mask(mask, checked.batch, checked.rows)?;
@@ -258,11 +301,15 @@ impl Network {
         let was_given = given.is_some();
         let mut past = match given {
             Some(past) => past,
-            None => PastKeyValues::empty(self, checked.batch, checked.rows, DType::F32)?,
+            None => PastKeyValues::empty(self, checked.batch, checked.rows)?,
         };
-        let outputs = self.pass(inputs, &checked, function, &mut past).await;
+        let outputs = match self.revive(&mut past).await {
+            Ok(()) => self.pass(inputs, &checked, function, &mut past).await,
+            Err(error) => Err(error),
+        };
         match outputs {
             Ok(mut outputs) if inputs.use_cache => {
+                past.note(past_len, inputs.arguments(past_len));
                 outputs.past_key_values = Some(past);
                 Ok(outputs)
             }
@@ -275,6 +322,37 @@ impl Network {
                 outputs
             }
         }
+    }
+
+    /// # Errors
+    /// `E_INPUT_SHAPE` for a cache of another model.
+    fn check_past(&self, past: &PastKeyValues) -> Result<()> {
+        if !past.is_foreign(self) {
+            return Ok(());
+        }
+        let (expected, found) = ("a cache that this model made".into(), "one of another model".into());
+        Err(Error::InputShape { what: "past_key_values".into(), expected, found })
+    }
+
+    /// Makes a cache again of what made it, where it is not on this network's device: that of before was lost.
+    async fn revive(&self, past: &mut PastKeyValues) -> Result<()> {
+        if past.held_by(self).is_some() {
+            return Ok(());
+        }
+        let mut made = PastKeyValues::empty(self, past.batch, past.len.max(1))?;
+        for written in &past.written {
+            made.len = written.past;
+            match &written.by {
+                Writer::Arrays(arrays) => made.fill(self, arrays)?,
+                Writer::Forward(arguments) => {
+                    let inputs = ForwardInputs::from(Arguments::clone(arguments));
+                    let checked = inputs.checked(&self.config.text, Some((made.batch, made.len)))?;
+                    self.pass(&inputs, &checked, Function::Forward, &mut made).await?;
+                }
+            }
+        }
+        past.take_held(made);
+        Ok(())
     }
 
     /// The pass itself, with arguments that were checked.
@@ -297,8 +375,8 @@ impl Network {
             }
             _ => None,
         };
-        past.reserve(self, keys_count)?;
-        let slot = |b: usize, t: usize| (b * past.capacity + t) as u32;
+        let held = past.reserve(self, keys_count)?;
+        let slot = |b: usize, t: usize| (b * held.capacity + t) as u32;
         let table: Vec<u32> = (0..batch).flat_map(|b| (0..keys_count).map(move |t| slot(b, t))).collect();
         let slots: Vec<u32> = (0..batch).flat_map(|b| (past_len..keys_count).map(move |t| slot(b, t))).collect();
 
@@ -310,7 +388,7 @@ impl Network {
             rows,
             positions: pool.u32(&[batch * rows], &checked.positions)?,
             slots: pool.u32(&[batch * rows], &slots)?,
-            caches: &past.caches,
+            caches: &held.caches,
             keys: Keys::Cached {
                 table: pool.u32(&[batch, keys_count], &table)?,
                 past: pool.u32(&[1], &[past_len as u32])?,

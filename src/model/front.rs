@@ -4,16 +4,19 @@
 //! what opens a model, [`forward`](super::forward) the published forward pass.
 
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use crate::device::{Array, DeviceInfo};
 use crate::error::{Error, Result, printable};
+use crate::files::checkpoint::Checkpoint;
 use crate::files::config::Config;
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType, Resolved};
 use crate::generate::session::{Event, Sequence};
 use crate::image::{Picture, PixelValues, Preprocessor};
-use crate::model::network::{Crossed, Network, Vision};
+use crate::model::network::{Network, Vision};
+use crate::model::recovery::Loaded;
 use crate::ops::logits::softmax;
 use crate::text::{DecodeStream, SUMMARIZE, Tokenizer};
 
@@ -117,8 +120,11 @@ pub struct Piece<'a> {
 pub type OnPiece<'a> = &'a mut dyn FnMut(Piece<'_>) -> ControlFlow<()>;
 
 /// A model on a device: see the [crate's front page](crate) for what it does.
+///
+/// Where the device is lost it goes on by itself, unless [`Builder::recover`](crate::Builder::recover) says no.
 pub struct Model {
-    network: Network,
+    loaded: Loaded,
+    config: Config,
     preprocessor: Preprocessor,
     tokenizer: Option<Tokenizer>,
     kv_cache: KvCacheType,
@@ -126,27 +132,28 @@ pub struct Model {
 
 impl Model {
     pub(crate) fn new(
-        network: Network,
+        loaded: Loaded,
+        config: Config,
         preprocessor: Preprocessor,
         tokenizer: Option<Tokenizer>,
         kv_cache: KvCacheType,
     ) -> Model {
-        Model { network, preprocessor, tokenizer, kv_cache }
+        Model { loaded, config, preprocessor, tokenizer, kv_cache }
     }
 
     /// The model's sizes.
     pub fn config(&self) -> &Config {
-        &self.network.config
+        &self.config
     }
 
-    /// What it runs on.
+    /// What it runs on: another adapter than before, where that was lost and stayed away.
     pub fn device_info(&self) -> DeviceInfo {
-        self.network.device().info()
+        self.loaded.device().info()
     }
 
     /// Bytes of GPU memory held now, and the most there ever were.
     pub fn memory(&self) -> (u64, u64) {
-        self.network.device().memory()
+        self.loaded.device().memory()
     }
 
     /// How pictures are made ready.
@@ -160,31 +167,59 @@ impl Model {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
-    /// The passes over tensors, for callers that make their own.
-    #[doc(hidden)]
-    pub fn network(&self) -> &Network {
-        &self.network
+    /// What tells it from other models.
+    pub(crate) fn id(&self) -> u32 {
+        self.loaded.id()
     }
 
-    /// The passes over tensors, to be given other adapters.
-    pub(crate) fn network_mut(&mut self) -> &mut Network {
-        &mut self.network
+    /// Where its weights lie.
+    #[doc(hidden)]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        self.loaded.checkpoint()
+    }
+
+    /// Runs passes over tensors that the caller makes, again from their start where the device is lost meanwhile.
+    ///
+    /// # Errors
+    /// Those of `call`; `E_DEVICE_LOST` and `E_OOM` where the device is lost again and again.
+    #[doc(hidden)]
+    pub async fn run<T>(&self, call: impl AsyncFnMut(&Network) -> Result<T>) -> Result<T> {
+        self.loaded.run(call).await
+    }
+
+    /// The passes over tensors, without recovery: for tests and measurements.
+    ///
+    /// # Panics
+    /// Where the device was lost, and the model is not loaded again yet.
+    #[doc(hidden)]
+    pub fn network(&self) -> Rc<Network> {
+        self.loaded.made().expect("the device was lost")
+    }
+
+    /// Dispatches of a decode step of the last generation.
+    #[doc(hidden)]
+    pub fn dispatches_per_token(&self) -> usize {
+        self.loaded.made().map_or(0, |network| network.dispatches_per_token())
+    }
+
+    /// What it loaded, to be changed.
+    pub(crate) fn loaded_mut(&mut self) -> &mut Loaded {
+        &mut self.loaded
+    }
+
+    /// The adapter in use, and its strength.
+    pub fn adapter(&self) -> Option<(&str, f32)> {
+        self.loaded.learned().map(|(weights, strength)| (weights.name.as_str(), *strength))
     }
 
     /// The options as this model takes them.
     pub(crate) fn resolve(&self, options: &GenerateOptions) -> Result<Resolved> {
-        options.resolve(&self.network.config.text, self.kv_cache)
+        options.resolve(&self.config.text, self.kv_cache)
     }
 
     /// A picture as InternViT takes it.
     pub fn pixel_values(&self, picture: &Picture) -> PixelValues {
         self.preprocessor.pixel_values(picture)
-    }
-
-    /// A picture's keys and values for cross-attention.
-    async fn cross(&self, pixels: &PixelValues) -> Result<Crossed> {
-        let vision = self.network.vision(pixels).await?;
-        self.network.cross_states(&vision).await
     }
 
     /// As [`Model::caption`], to be awaited; the only form in browsers.
@@ -261,14 +296,21 @@ impl Model {
     ) -> Result<Vec<Generation>> {
         let options = self.resolve(options)?;
         let mut streams = Streams { tokenizer: self.tokenizer.as_ref(), texts: Vec::new() };
-        let on_event = &mut |event| match event {
-            Event::Token { id, .. } if options.ends(id) => ControlFlow::Continue(()),
-            Event::Token { sequence, id } => {
-                on_piece(Piece { sequence, text: &streams.push(sequence, id), id: Some(id) })
-            }
-            Event::BeamStep => on_piece(Piece { sequence: 0, text: "", id: None }),
-        };
-        let found = self.network.generate(inputs, &options, on_event).await?;
+        let mut told = Told { events: Vec::new(), loaded: &self.loaded };
+        let found = self.loaded.run(async |network| {
+            let mut replay = told.replay();
+            let on_event = &mut |event| match event {
+                _ if replay.knows(event) => replay.goes_on(),
+                Event::Token { id, .. } if options.ends(id) => ControlFlow::Continue(()),
+                Event::Token { sequence, id } => {
+                    on_piece(Piece { sequence, text: &streams.push(sequence, id), id: Some(id) })
+                }
+                Event::BeamStep => on_piece(Piece { sequence: 0, text: "", id: None }),
+            };
+            let found = network.generate(inputs, &options, on_event).await;
+            replay.agrees().and(found)
+        });
+        let found = found.await?;
         let all: Vec<Generation> = found.into_iter().flatten().map(|s| self.generation(s, &options)).collect();
         for (sequence, generation) in all.iter().enumerate() {
             let rest = match options.num_beams {
@@ -322,7 +364,7 @@ impl Model {
         let ids: Vec<u32> = texts.iter().flat_map(|t| tokenizer.encode_text(&format!("{prefix}{t}"))).collect();
         let embeddings = match mode {
             Mode::Itm => Vec::new(),
-            Mode::C | Mode::G => self.network.embed_text(&ids, texts.len()).await?,
+            Mode::C | Mode::G => self.loaded.run(async |network| network.embed_text(&ids, texts.len()).await).await?,
         };
         Ok(Matcher { model: self, mode, count: texts.len(), ids, embeddings })
     }
@@ -332,19 +374,8 @@ impl Model {
     /// # Errors
     /// `E_STATE` where the checkpoint lacks the heads; `E_INPUT` for [`Mode::Itm`]; the device's.
     pub async fn embed_picture_async(&self, picture: &Picture, mode: Mode) -> Result<Vec<f32>> {
-        let vision = self.network.vision(&self.pixel_values(picture)).await?;
-        self.embed_vision(&vision, mode).await
-    }
-
-    async fn embed_vision(&self, vision: &Vision, mode: Mode) -> Result<Vec<f32>> {
-        match mode {
-            Mode::C => self.network.embed_images_c(vision).await,
-            Mode::G => self.network.embed_images_g(vision, &self.network.cross_states(vision).await?).await,
-            Mode::Itm => {
-                let reason = "image-text matching compares pairs: a picture alone has no embedding there".into();
-                Err(Error::Input { reason })
-            }
-        }
+        let pixels = self.pixel_values(picture);
+        self.loaded.run(async |network| embed_vision(network, &network.vision(&pixels).await?, mode).await).await
     }
 
     /// As [`Model::embed_text`], to be awaited.
@@ -353,7 +384,18 @@ impl Model {
     /// `E_STATE` where the checkpoint lacks the heads; `E_IO` without a tokenizer; the device's.
     pub async fn embed_text_async(&self, text: &str) -> Result<Vec<f32>> {
         let ids = self.tokenizer()?.encode_text(&format!("{SUMMARIZE}{text}"));
-        self.network.embed_text(&ids, 1).await
+        self.loaded.run(async |network| network.embed_text(&ids, 1).await).await
+    }
+}
+
+async fn embed_vision(network: &Network, vision: &Vision, mode: Mode) -> Result<Vec<f32>> {
+    match mode {
+        Mode::C => network.embed_images_c(vision).await,
+        Mode::G => network.embed_images_g(vision, &network.cross_states(vision).await?).await,
+        Mode::Itm => {
+            let reason = "image-text matching compares pairs: a picture alone has no embedding there".into();
+            Err(Error::Input { reason })
+        }
     }
 }
 
@@ -381,14 +423,67 @@ impl Matcher<'_> {
     /// As [`Matcher::row_async`].
     pub async fn row_of_pixels_async(&self, pixels: &PixelValues) -> Result<Vec<f32>> {
         let Matcher { model, mode, count, ids, embeddings } = self;
-        let network = &model.network;
-        if *mode == Mode::Itm {
-            let crossed = model.cross(pixels).await?;
-            let logits = network.itm(&[&crossed], ids, *count).await?;
-            return Ok(logits.chunks(2).map(|pair| softmax(pair.to_vec())[1]).collect());
+        let row = model.loaded.run(async |network| {
+            let vision = network.vision(pixels).await?;
+            if *mode == Mode::Itm {
+                let crossed = network.cross_states(&vision).await?;
+                let logits = network.itm(&[&crossed], ids, *count).await?;
+                return Ok(logits.chunks(2).map(|pair| softmax(pair.to_vec())[1]).collect());
+            }
+            let picture = embed_vision(network, &vision, *mode).await?;
+            Ok(softmax(network.logits_per_image(&picture, embeddings)?))
+        });
+        row.await
+    }
+}
+
+/// What a generation told, so that one that is run again tells nothing twice.
+struct Told<'a> {
+    events: Vec<Event>,
+    loaded: &'a Loaded,
+}
+
+/// One run of it.
+struct Replay<'t, 'a> {
+    told: &'t mut Told<'a>,
+    /// Events of this run.
+    seen: usize,
+    /// Whether one of them was another than before.
+    differs: bool,
+}
+
+impl<'a> Told<'a> {
+    fn replay(&mut self) -> Replay<'_, 'a> {
+        Replay { told: self, seen: 0, differs: false }
+    }
+}
+
+impl Replay<'_, '_> {
+    /// Whether an event was told by an earlier run; notes it where not.
+    fn knows(&mut self, event: Event) -> bool {
+        let before = self.told.events.get(self.seen).copied();
+        self.seen += 1;
+        self.differs |= before.is_some_and(|before| before != event);
+        if before.is_none() {
+            self.told.events.push(event);
+            self.told.loaded.progress();
         }
-        let picture = model.embed_vision(&network.vision(pixels).await?, *mode).await?;
-        Ok(softmax(network.logits_per_image(&picture, embeddings)?))
+        before.is_some()
+    }
+
+    fn goes_on(&self) -> ControlFlow<()> {
+        if self.differs { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// # Errors
+    /// `E_DEVICE_LOST` where this run would have told another text than the one before it, whose device was lost:
+    /// another adapter may compute other last bits.
+    fn agrees(&self) -> Result<()> {
+        if !self.differs {
+            return Ok(());
+        }
+        let adapter = self.told.loaded.device().info().name;
+        Err(Error::DeviceLost { reason: format!("{adapter} took its place, and chooses other words than were told") })
     }
 }
 

@@ -15,9 +15,11 @@ pub(crate) mod network;
 pub(crate) mod past;
 #[cfg(test)]
 mod pipelines;
+mod recovery;
 
 pub use attention_map::AttentionMap;
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};
 pub use front::{CAPTION_PROMPT, Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Piece, Prompt};
 pub use past::PastKeyValues;
+pub use recovery::Recovered;

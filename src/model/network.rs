@@ -1,6 +1,7 @@
 //! A checkpoint's weights on one device, and the passes over them: tensors in, tensors out.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use crate::device::array::check_finite;
 use crate::device::recording::Recording;
@@ -14,7 +15,6 @@ use crate::generate::inputs::{CheckedInputs, GenerateInputs};
 use crate::generate::options::Resolved;
 use crate::generate::session::{self, OnEvent, Sequence};
 use crate::image::PixelValues;
-use crate::model::adapters::InUse;
 use crate::model::footprint::Footprint;
 use crate::model::nets::Nets;
 use crate::nets::decoder::{
@@ -51,11 +51,14 @@ pub struct Crossed {
 pub struct Network {
     pub config: Config,
     device: Device,
-    checkpoint: Checkpoint,
+    checkpoint: Rc<Checkpoint>,
+    /// The model that it belongs to.
+    model: u32,
     nets: Nets,
     /// Of the last generation.
     dispatches_per_token: Cell<usize>,
-    adapter: Option<InUse>,
+    /// The memory of the adapter in use.
+    _learned: Option<Pool>,
     _pool: Pool,
 }
 
@@ -73,7 +76,12 @@ impl Network {
     ///
     /// # Errors
     /// `E_LIMIT` where the model does not fit; the files' and the device's.
-    pub async fn load(checkpoint: Checkpoint, device: &Device, on_progress: OnProgress<'_>) -> Result<Network> {
+    pub(super) async fn load(
+        checkpoint: Rc<Checkpoint>,
+        device: &Device,
+        model: u32,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Network> {
         let config = checkpoint.config.clone();
         let footprint = Footprint::of(&checkpoint, &config, &device.info()).await?;
         let stays = footprint.fit(&device.info(), device.memory_budget().saturating_sub(device.memory().0))?;
@@ -91,15 +99,21 @@ impl Network {
             config,
             device: device.clone(),
             checkpoint,
+            model,
             nets,
             dispatches_per_token,
-            adapter: None,
+            _learned: None,
             _pool: pool,
         })
     }
 
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The id of the model that it belongs to.
+    pub(super) fn model(&self) -> u32 {
+        self.model
     }
 
     pub fn checkpoint(&self) -> &Checkpoint {
@@ -116,15 +130,10 @@ impl Network {
         &self.nets.cross
     }
 
-    /// What is used beside the weights.
-    pub(crate) fn adapter(&self) -> Option<&InUse> {
-        self.adapter.as_ref()
-    }
-
-    /// Uses this beside the weights from now on; what was used before goes.
-    pub(crate) fn set_learned(&mut self, learned: Learned, adapter: Option<InUse>) {
+    /// Uses this beside the weights from now on, with its memory; what was used before goes.
+    pub(crate) fn set_learned(&mut self, learned: Learned, pool: Option<Pool>) {
         self.nets.decoder.learned = learned;
-        self.adapter = adapter;
+        self._learned = pool;
     }
 
     /// Dispatches of a decode step of the last generation.

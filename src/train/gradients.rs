@@ -81,7 +81,7 @@ impl Model {
     /// Those of [`Model::forward_async`](crate::Model::forward_async); `E_INPUT` where no label counts, and for weights that
     /// are stored in integers; `E_NONFINITE`.
     pub async fn gradients_async(&self, inputs: &ForwardInputs, objective: Objective<'_>, of: Of) -> Result<Gradients> {
-        self.network().gradients(inputs, objective, of).await
+        self.run(async |network| network.gradients(inputs, objective, of).await).await
     }
 }
 

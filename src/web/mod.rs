@@ -11,15 +11,14 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-use js_sys::{Array as JsArray, Function, Promise, Reflect};
+use js_sys::{Array as JsArray, Function, Reflect};
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
 
 use crate::device::{Adapter, Device};
 use crate::error::{Error, Result};
 use crate::files::location::Location;
 use crate::generate::check::check_ids;
-use crate::model::{Builder, CAPTION_PROMPT, Generation, Model, PastKeyValues, Piece, Progress, Prompt};
+use crate::model::{Builder, CAPTION_PROMPT, Generation, Model, PastKeyValues, Piece, Progress, Prompt, Recovered};
 use crate::web::files::Fetched;
 use crate::web::options::{generate_options, in_camel_case, kv_cache};
 use crate::web::values::{
@@ -58,7 +57,8 @@ pub struct WebModel {
 
 /// Opens the browser's adapter and loads a checkpoint. `files` as in [`Fetched`]; `gguf` is the name of the GGUF file
 /// there, or none for a folder of safetensors; `on_progress(bytes, total)` is told of weights that reached the GPU;
-/// `options` are `memoryBudget` in bytes and `kvCache`, see [`Builder`].
+/// `options` are `memoryBudget` in bytes, `kvCache` and `recover`, see [`Builder`]; `on_recovered({ reason, adapter, seconds })`
+/// is told of each recovery.
 #[wasm_bindgen]
 pub async fn load(
     name: String,
@@ -66,6 +66,7 @@ pub async fn load(
     gguf: Option<String>,
     on_progress: Function,
     options: JsValue,
+    on_recovered: Function,
 ) -> JsResult<WebModel> {
     let model = async {
         let kv_cache = kv_cache(&options)?;
@@ -79,38 +80,21 @@ pub async fn load(
         let mut builder = Builder::new(location).device(&device).on_progress(|Progress { bytes, total }| {
             let _ = on_progress.call2(&JsValue::NULL, &(bytes as f64).into(), &(total as f64).into());
         });
+        builder = builder.recover(get(&options, "recover").and_then(|v| v.as_bool()) != Some(false));
+        builder = builder.on_recovered(move |Recovered { reason, adapter, seconds, .. }| {
+            let told =
+                object(&[("reason", reason.into()), ("adapter", adapter.into()), ("seconds", (*seconds).into())]);
+            let _ = on_recovered.call1(&JsValue::NULL, &told);
+        });
         if let Some(bytes) = get(&options, "memoryBudget").and_then(|v| v.as_f64()) {
             builder = builder.memory_budget(bytes as u64);
         }
         if let Some(kv_cache) = kv_cache {
             builder = builder.kv_cache(kv_cache);
         }
-        settle(&device, builder.load_async().await).await
+        builder.load_async().await
     };
     Ok(WebModel { model: model.await.map_err(throw)?, pasts: RefCell::default() })
-}
-
-/// A read that fails may be the first sign of a lost device, whose own message comes a little later.
-async fn settle<T>(device: &Device, result: Result<T>) -> Result<T> {
-    if let (Err(Error::Gpu { .. }), Some(gpu)) = (&result, device.as_gpu()) {
-        for _ in 0..10 {
-            if let Some(reason) = gpu.lost() {
-                return Err(Error::DeviceLost { reason });
-            }
-            sleep(20).await;
-        }
-    }
-    result
-}
-
-async fn sleep(milliseconds: i32) {
-    let timer = Promise::new(&mut |resolve, _| {
-        let timeout = Reflect::get(&js_sys::global(), &"setTimeout".into()).map(|f| f.unchecked_into::<Function>());
-        if let Ok(timeout) = timeout {
-            let _ = timeout.call2(&JsValue::NULL, &resolve, &milliseconds.into());
-        }
-    });
-    let _ = JsFuture::from(timer).await;
 }
 
 /// What the worker said to whether to go on: only false ends a call.
@@ -129,7 +113,7 @@ impl WebModel {
         let (held, peak) = self.model.memory();
         let text = &config.text;
         object(&[
-            ("name", self.model.network().checkpoint().describe().into()),
+            ("name", self.model.checkpoint().describe().into()),
             ("adapter", device.name.into()),
             ("backend", device.backend.into()),
             ("software", device.software.into()),
@@ -137,7 +121,7 @@ impl WebModel {
             ("maxBufferBytes", (device.max_buffer_bytes as f64).into()),
             ("gpuBytes", (held as f64).into()),
             ("gpuBytesPeak", (peak as f64).into()),
-            ("dispatchesPerToken", size_to_js(self.model.network().dispatches_per_token())),
+            ("dispatchesPerToken", size_to_js(self.model.dispatches_per_token())),
             ("vision", config.vision.is_some().into()),
             ("match", config.clip.is_some().into()),
             ("imageSize", size_to_js(self.model.preprocessor().size() as usize)),
@@ -176,7 +160,7 @@ impl WebModel {
             let all = self.model.generate_with_async(&prompt, &options, on_piece).await?;
             Ok(all.into_iter().map(generation_to_js).collect::<JsArray>().into())
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// Probabilities, pictures by texts; `mode` is `c`, `g` or `itm`. `on_step()` is asked before each picture.
@@ -201,7 +185,7 @@ impl WebModel {
             }
             Ok(table.into())
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// A picture's embedding, not normalised; `mode` is `c` or `g`.
@@ -211,14 +195,14 @@ impl WebModel {
             let embedding = self.model.embed_picture_async(&picture(&image)?, mode.parse()?).await?;
             Ok(floats_to_js(&embedding))
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// A text's embedding, not normalised, with the prefix that matching uses.
     #[wasm_bindgen(js_name = embedText)]
     pub async fn embed_text(&self, text: String) -> JsResult<JsValue> {
         let run = async { Ok(floats_to_js(&self.model.embed_text_async(&text).await?)) };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// `LlamaForCausalLM.forward`: arrays are `{ data, shape }`, floats in a Float32Array and whole numbers in a
@@ -250,19 +234,19 @@ impl WebModel {
             self.pasts.borrow_mut().extend(past.map(|past| (keep_as, past)));
             Ok(outputs_to_js(&outputs, rows))
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// A kept cache `{ id, rows }` as a list of `{ key, value }`.
     #[wasm_bindgen(js_name = pastToArrays)]
     pub async fn past_to_arrays(&self, past: JsValue) -> JsResult<JsValue> {
         let run = async {
-            let (id, past) = self.take_past(&past)?;
-            let arrays = past.to_arrays_async().await;
+            let (id, mut past) = self.take_past(&past)?;
+            let arrays = past.to_arrays_async(&self.model).await;
             self.pasts.borrow_mut().insert(id, past);
             Ok(key_values_to_js(&arrays?))
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// Frees a kept cache, where it is there.
@@ -275,11 +259,12 @@ impl WebModel {
     #[wasm_bindgen(js_name = visionHiddenStates)]
     pub async fn vision_hidden_states(&self, image: JsValue) -> JsResult<JsValue> {
         let run = async {
-            let network = self.model.network();
-            let vision = network.vision(&self.model.pixel_values(&picture(&image)?)).await?;
-            Ok(array_to_js(&network.vision_rows(&vision).await?))
+            let pixels = self.model.pixel_values(&picture(&image)?);
+            let rows =
+                self.model.run(async |network| network.vision_rows(&network.vision(&pixels).await?).await).await?;
+            Ok(array_to_js(&rows))
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 
     /// Where the query tokens look: [`Model::attention_map_async`] of layer `layer`, below 0 for the last.
@@ -298,15 +283,11 @@ impl WebModel {
                 ("perQuery", floats_to_js(&map.per_query.values)),
             ]))
         };
-        self.settled(run.await).await
+        run.await.map_err(throw)
     }
 }
 
 impl WebModel {
-    async fn settled(&self, result: Result<JsValue>) -> JsResult<JsValue> {
-        settle(self.model.network().device(), result).await.map_err(throw)
-    }
-
     /// The kept cache `{ id, rows }`, out of the kept ones. Rows that a call left there whose result nobody took go.
     fn take_past(&self, past: &JsValue) -> Result<(usize, PastKeyValues)> {
         let (Some(id), Some(rows)) = (whole(past, "id")?, whole(past, "rows")?) else {

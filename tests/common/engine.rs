@@ -11,6 +11,6 @@ pub use qllama::internals::{
 pub use qllama::{
     AdapterWeights, Array, Builder, CAPTION_PROMPT, CaptionOptions, Config, Device, DeviceInfo, EarlyStopping, Error,
     ForwardInputs, ForwardOutputs, GenerateInputs, GenerateOptions, Generation, Gradients, KvCacheType, LocalFuture,
-    Location, Mode, Model, Objective, Of, PastKeyValues, Picture, Piece, PixelValues, Preprocessor, Prompt, Result,
-    Source, Tokenizer,
+    Location, Mode, Model, Objective, Of, PastKeyValues, Picture, Piece, PixelValues, Preprocessor, Prompt, Recovered,
+    Result, Sampling, Source, Tokenizer, adapters,
 };

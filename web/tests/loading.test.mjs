@@ -330,9 +330,9 @@ async function killTheGpu() {
   assert.ok(milliseconds < 1000, `${milliseconds} ms`);
 }
 
-test('a GPU process that dies rejects what is pending, and the model loads again', async () => {
+test('without recovery, a GPU process that dies rejects what is pending, and the model loads again', async () => {
   await run(async () => {
-    globalThis.other = await QLlama.load(MODEL);
+    globalThis.other = await QLlama.load(MODEL, { recover: false });
     await other.captionText(catBlob);
     globalThis.pending = fails(other.captionText(catBlob, { minNewTokens: 200, maxNewTokens: 200 }));
   });
@@ -341,7 +341,7 @@ test('a GPU process that dies rejects what is pending, and the model loads again
   assert.equal(await run(load), 'cat: ');
 });
 
-test('a GPU process that dies rejects a load that waits for the network', async () => {
+test('without recovery, a GPU process that dies rejects a load that waits for the network', async () => {
   let asked;
   const waiting = new Promise((resolve) => (asked = resolve));
   api.fault = (name) => {
@@ -351,7 +351,7 @@ test('a GPU process that dies rejects a load that waits for the network', async 
   };
   try {
     await run(() => {
-      globalThis.pending = fails(QLlama.load(MODEL, { cache: 'none' }));
+      globalThis.pending = fails(QLlama.load(MODEL, { cache: 'none', recover: false }));
     });
     await waiting;
     await killTheGpu();

@@ -1,6 +1,6 @@
 // Uses the whole API; only compiled.
 
-import { QLlama, QLlamaError, PastKeyValues, type AttentionMap, type ForwardOutputs, type Generation, type KeyValue, type KvCacheType, type Mode, type ModelInfo, type Sequence } from 'qllama';
+import { QLlama, QLlamaError, PastKeyValues, type AttentionMap, type ForwardOutputs, type Generation, type KeyValue, type KvCacheType, type Mode, type ModelInfo, type Recovered, type Sequence } from 'qllama';
 
 export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImageElement, bitmap: ImageBitmap): Promise<void> {
   const { ok, reason }: { ok: boolean; reason?: string } = await QLlama.supported();
@@ -13,7 +13,10 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
     cache: 'none',
     memoryBudget: 1e9,
     kvCache: 'f16',
+    recover: true,
   });
+  const stopListening: () => void = model.on('recovered', ({ reason, adapter, seconds }: Recovered) => console.log(reason.trim(), adapter.trim(), seconds + 1));
+  stopListening();
   const mode: Mode = 'itm';
   const kvCache: KvCacheType = 'f32';
   for await (const piece of model.caption(file, { prompt: 'a', numBeams: 2, maxNewTokens: 8, minNewTokens: 1, signal })) piece.trim();

@@ -7,16 +7,19 @@ use crate::device::tensor::Storage;
 pub struct Candidate {
     pub(super) adapter: wgpu::Adapter,
     pub(super) info: DeviceInfo,
+    /// The limits of [`Candidate::limited`].
+    pub(super) limits: Option<(u64, u64)>,
 }
 
 impl Candidate {
     fn new(adapter: wgpu::Adapter) -> Candidate {
-        Candidate { info: device_info(&adapter), adapter }
+        Candidate { info: device_info(&adapter), adapter, limits: None }
     }
 
     /// The adapter as if its largest buffer and binding, in bytes, were at most these and, as on a GPU, weights lay in
     /// buffers. For tests of small adapters.
     pub fn limited(mut self, max_buffer_bytes: u64, max_binding_bytes: u64) -> Candidate {
+        self.limits = Some((max_buffer_bytes, max_binding_bytes));
         self.info.weights = Storage::Buffer;
         self.info.max_buffer_bytes = self.info.max_buffer_bytes.min(max_buffer_bytes);
         self.info.max_binding_bytes = self.info.max_binding_bytes.min(max_binding_bytes);

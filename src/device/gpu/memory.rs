@@ -1,6 +1,6 @@
 //! Buffers and textures that hold tensors, and the way of bytes into them.
 
-use crate::device::gpu::faults::{Faults, OOM_HINT};
+use crate::device::gpu::faults::Faults;
 use crate::device::info::DeviceInfo;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,7 +62,7 @@ impl Memory {
         self.held.lock().unwrap()
     }
 
-    pub(super) fn alloc(&self, tensor: Tensor, held: u64) -> Result<()> {
+    pub(super) fn alloc(&self, tensor: Tensor) -> Result<()> {
         let memory = match tensor.storage {
             Storage::Buffer => {
                 let size = (tensor.size_bytes() as u64).max(4);
@@ -93,12 +93,7 @@ impl Memory {
                 Held::Texture(texture, view)
             }
         };
-        self.faults.check().map_err(|error| match error {
-            Error::OutOfMemory { .. } => {
-                Error::OutOfMemory { asked: tensor.held_bytes() as u64, held, hint: OOM_HINT.into() }
-            }
-            other => other,
-        })?;
+        self.faults.check_made(&self.device, tensor.held_bytes() as u64)?;
         self.held().insert(tensor.id, memory);
         Ok(())
     }
@@ -113,7 +108,7 @@ impl Memory {
 
     /// Copies bytes into a tensor at a byte offset: of a buffer, a multiple of 4; of a texture, whole texels.
     pub(super) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
-        self.faults.check()?;
+        self.faults.check(&self.device)?;
         match &self.held()[&tensor.id] {
             Held::Buffer(buffer) => self.write_words(buffer, offset, bytes),
             Held::Texture(texture, _) => self.write_texels(texture, tensor.storage, offset, bytes),
@@ -140,9 +135,11 @@ impl Memory {
             return Ok(());
         }
         uploads.bytes = 0;
+        self.faults.moment(&self.device);
         let submitted = self.queue.submit([]);
         match uploads.submitted.replace(submitted) {
             Some(before) => {
+                self.faults.moment(&self.device);
                 let until = wgpu::PollType::Wait { submission_index: Some(before), timeout: None };
                 self.faults.poll(&self.device, until)
             }

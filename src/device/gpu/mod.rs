@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::device::cut::Uncut;
-use crate::device::gpu::faults::Faults;
+use crate::device::gpu::faults::{Faults, in_words, is_shortage, out_of_memory};
 use crate::device::gpu::memory::{Held, Memory, check_limit};
 use crate::device::gpu::pipelines::Pipelines;
 use crate::device::gpu::submissions::{PlanStep, Submissions};
@@ -24,6 +24,7 @@ use crate::device::recording::PipelineKey;
 use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::error::{Error, Result};
+use crate::panics::caught;
 
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const PARAMS_ALIGN: usize = 256;
@@ -33,6 +34,8 @@ pub struct Gpu {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: DeviceInfo,
+    /// As [`Candidate::limited`] had it.
+    limits: Option<(u64, u64)>,
     faults: Arc<Faults>,
     memory: Memory,
     pipelines: Pipelines,
@@ -46,7 +49,7 @@ impl Gpu {
     /// # Errors
     /// `E_ADAPTER` when the adapter refuses; `E_LIMIT` when it lacks the eight storage buffers that kernels need.
     pub async fn open(candidate: Candidate) -> Result<Gpu> {
-        let Candidate { adapter, info } = candidate;
+        let Candidate { adapter, info, limits: limited } = candidate;
         let have = adapter.limits();
         let mut limits = wgpu::Limits::default();
         let need = limits.max_storage_buffers_per_shader_stage;
@@ -66,16 +69,15 @@ impl Gpu {
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..Default::default()
         };
-        let (device, queue) = adapter
-            .request_device(&descriptor)
-            .await
-            .map_err(|e| Error::Adapter { reason: format!("adapter {:?} gives no device: {e}", info.name) })?;
+        // All work is done before there is something to await, natively, where wgpu panics when memory runs out meanwhile.
+        let requested = caught(|| adapter.request_device(&descriptor)).map_err(|said| refused(&info, &said))?;
+        let (device, queue) = requested.await.map_err(|e| refused(&info, &in_words(&e)))?;
         let faults = Faults::of(&device);
         let memory = Memory::new(&device, &queue, &faults, &info);
         let part = Pipelines::part_layout(&device);
         let pipelines = Pipelines::new(&device, &part);
         let submissions = Submissions::new(&device, &queue, &faults, &part);
-        Ok(Gpu { device, queue, info, faults, memory, pipelines, submissions })
+        Ok(Gpu { device, queue, info, limits: limited, faults, memory, pipelines, submissions })
     }
 
     pub fn info(&self) -> DeviceInfo {
@@ -88,6 +90,24 @@ impl Gpu {
         self.device.destroy();
     }
 
+    /// Has the device lost at its `moment`th submission or wait from now on, as a fault would. For tests of recovery.
+    pub fn lose_at(&self, moment: u64) {
+        self.faults.lose_at(moment);
+    }
+
+    /// Submissions and waits since [`Gpu::lose_at`].
+    pub fn moments(&self) -> u64 {
+        self.faults.moments()
+    }
+
+    /// Another adapter with the limits that this one was given by [`Candidate::limited`].
+    pub(crate) fn as_limited(&self, candidate: Candidate) -> Candidate {
+        match self.limits {
+            Some((buffer, binding)) => candidate.limited(buffer, binding),
+            None => candidate,
+        }
+    }
+
     /// What the pipelines that this device has so far were made from, in no order.
     pub fn pipelines(&self) -> Vec<PipelineKey> {
         self.pipelines.keys()
@@ -98,9 +118,9 @@ impl Gpu {
         self.faults.lost()
     }
 
-    /// Makes room for a tensor; `held` bytes are held already.
-    pub(crate) fn alloc(&self, tensor: Tensor, held: u64) -> Result<()> {
-        self.memory.alloc(tensor, held)
+    /// Makes room for a tensor.
+    pub(crate) fn alloc(&self, tensor: Tensor) -> Result<()> {
+        self.memory.alloc(tensor)
     }
 
     pub(crate) fn free(&self, id: u32) {
@@ -124,13 +144,11 @@ impl Gpu {
 
     /// Waits until the device has done everything.
     pub(crate) async fn finish(&self) -> Result<()> {
-        let (sender, receiver) = futures_channel::oneshot::channel();
-        self.queue.on_submitted_work_done(move || {
-            let _ = sender.send(());
-        });
+        let (done, answer) = self.faults.answer();
+        self.queue.on_submitted_work_done(move || done(()));
         self.submissions.wait_for_all()?;
-        let _ = receiver.await;
-        self.faults.check()
+        let _ = answer.await;
+        self.faults.check(&self.device)
     }
 
     /// Makes pipelines and bind groups; `place` names the tensor whose memory a scratch tensor shares.
@@ -149,6 +167,7 @@ impl Gpu {
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
+        self.faults.check_made(&self.device, params.len() as u64)?;
         self.queue.write_buffer(&params_buffer, 0, &params);
         let mut steps = Vec::with_capacity(recording.dispatches.len());
         for (dispatch, offset) in recording.dispatches.iter().zip(params_at) {
@@ -188,43 +207,51 @@ impl Gpu {
             });
             steps.push(PlanStep { pipeline, group });
         }
-        self.faults.check()?;
+        self.faults.check(&self.device)?;
         Ok(GpuPlan { steps, uncut: recording.dispatches.iter().map(Uncut::of).collect() })
     }
 
     /// Starts a plan.
     pub(crate) fn run(&self, plan: &GpuPlan) -> Result<()> {
-        self.faults.check()?;
+        self.faults.check(&self.device)?;
         self.submissions.run(plan, |_| ())?;
-        self.faults.check()
+        self.faults.check(&self.device)
     }
 
     /// Starts a plan, and the way of what it leaves in some tensors back.
     pub(crate) fn run_and_read(&self, plan: &GpuPlan, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
-        self.faults.check()?;
+        self.faults.check(&self.device)?;
         let submission = self.submissions.run(plan, |encoder| reader.copy(&self.memory, tensors, encoder))?;
-        self.faults.check()?;
-        Ok(reader.start(tensors, submission))
+        self.faults.check(&self.device)?;
+        Ok(reader.start(&self.faults, tensors, submission))
     }
 
     /// Staging memory for reads of up to `bytes` bytes.
     pub(crate) fn reader(&self, bytes: usize) -> Result<GpuReader> {
         let reader = GpuReader::new(&self.device, bytes);
-        self.faults.check()?;
+        self.faults.check_made(&self.device, bytes as u64)?;
         Ok(reader)
     }
 
     /// Starts the way of some tensors back, after all work started before.
     pub(crate) fn start_read(&self, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
-        self.faults.check()?;
+        self.faults.check(&self.device)?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         reader.copy(&self.memory, tensors, &mut encoder);
         let submission = self.submissions.submit(encoder.finish(), 0)?;
-        Ok(reader.start(tensors, submission))
+        Ok(reader.start(&self.faults, tensors, submission))
     }
 
     /// Waits for a read.
     pub(crate) async fn finish_read(&self, reading: GpuReading, out: &mut [u8]) -> Result<()> {
-        reading.finish(&self.submissions, &self.faults, out).await
+        reading.finish(&self.submissions, out).await
     }
+}
+
+/// An adapter that gives no device.
+fn refused(info: &DeviceInfo, said: &str) -> Error {
+    if is_shortage(said) {
+        return out_of_memory();
+    }
+    Error::Adapter { reason: format!("adapter {:?} gives no device: {said}", info.name) }
 }

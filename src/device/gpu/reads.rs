@@ -44,30 +44,36 @@ impl GpuReader {
     }
 
     /// The read of what a submission copied.
-    pub(super) fn start(&self, tensors: &[Tensor], submission: wgpu::SubmissionIndex) -> GpuReading {
+    pub(super) fn start(&self, faults: &Faults, tensors: &[Tensor], submission: wgpu::SubmissionIndex) -> GpuReading {
         let bytes = tensors.iter().map(|tensor| tensor.size_bytes() as u64).sum();
-        let (sender, mapped) = oneshot::channel();
-        self.buffer.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
-            let _ = sender.send(result);
-        });
+        let (answer, mapped) = faults.answer();
+        self.buffer.slice(..bytes).map_async(wgpu::MapMode::Read, answer);
         GpuReading { buffer: self.buffer.clone(), bytes, submission, mapped }
     }
 }
 
 impl GpuReading {
     /// Waits for the bytes, and not for what was submitted behind them.
-    pub(super) async fn finish(self, submissions: &Submissions, faults: &Faults, out: &mut [u8]) -> Result<()> {
+    pub(super) async fn finish(self, submissions: &Submissions, out: &mut [u8]) -> Result<()> {
         submissions.wait(self.submission)?;
         let mapped = self.mapped.await;
-        faults.check()?;
-        let failed = |reason: String| Error::Gpu { reason };
-        mapped
-            .map_err(|_| failed("a read was dropped".into()))?
-            .map_err(|e| failed(format!("memory could not be read back: {e}")))?;
-        {
-            let view = self.buffer.slice(..self.bytes).get_mapped_range().map_err(|e| failed(e.to_string()))?;
-            out.copy_from_slice(&view);
-        }
+        submissions.check()?;
+        let failed = |what: &dyn std::fmt::Display| Error::Gpu { reason: format!("memory was not read back: {what}") };
+        let slice = self.buffer.slice(..self.bytes);
+        let view = match mapped {
+            Ok(Ok(())) => slice.get_mapped_range().map_err(|e| failed(&e)),
+            Ok(Err(e)) => Err(failed(&e)),
+            Err(_) => Err(failed(&"the device did not answer")),
+        };
+        let view = match view {
+            Ok(view) => view,
+            Err(error) => {
+                submissions.settle().await?;
+                return Err(error);
+            }
+        };
+        out.copy_from_slice(&view);
+        drop(view);
         self.buffer.unmap();
         Ok(())
     }

@@ -140,6 +140,7 @@ impl Submissions {
     pub(super) fn submit(&self, commands: wgpu::CommandBuffer, cost: u64) -> Result<wgpu::SubmissionIndex> {
         // What has ended meanwhile is not taken for busy.
         self.poll(wgpu::PollType::Poll)?;
+        self.faults.moment(&self.device);
         let index = self.queue.submit([commands]);
         self.pace.lock().unwrap().start(index.clone(), cost, Instant::now());
         let pace = self.pace.clone();
@@ -169,17 +170,29 @@ impl Submissions {
 
     /// Waits for a submission. In a browser, only awaiting a read waits.
     pub(super) fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
+        self.faults.moment(&self.device);
         self.poll(wgpu::PollType::Wait { submission_index: Some(index), timeout: None })
     }
 
     /// Waits for all submissions. In a browser, only awaiting a read waits.
     pub(super) fn wait_for_all(&self) -> Result<()> {
+        self.faults.moment(&self.device);
         self.poll(wgpu::PollType::wait_indefinitely())
+    }
+
+    /// As [`Faults::check`].
+    pub(super) fn check(&self) -> Result<()> {
+        self.faults.check(&self.device)
+    }
+
+    /// As [`Faults::settle`].
+    pub(super) async fn settle(&self) -> Result<()> {
+        self.faults.settle(&self.device).await
     }
 
     fn poll(&self, until: wgpu::PollType) -> Result<()> {
         if cfg!(target_arch = "wasm32") {
-            return self.faults.check();
+            return self.check();
         }
         let before = Instant::now();
         let polled = self.faults.poll(&self.device, until);
