@@ -116,7 +116,6 @@ fn the_loader_reads_what_was_written() {
             let scales = block_on(device.read_u32(part.scales.unwrap())).unwrap();
             let offsets = part.offsets.map(|o| block_on(device.read_f32(o)).unwrap());
             let stored = StoredRows {
-                storage: part.words.storage,
                 cols,
                 format: part.format,
                 words: &words,

@@ -1,22 +1,21 @@
-// Products of rows of x with a matrix: a team of TEAM invocations makes one or two fours of outputs of ROWS rows (1 or
-// 4), each a part of the columns. Sums in f32. Weights as src/weights/matrix.rs lays them out, in groups of whole
-// 16-byte pieces; rows of x are whole pieces too.
+// Products of rows of x with a matrix, for software adapters: an invocation makes one or two fours of outputs of ROWS
+// rows (1 or 4). Sums in f32. Weights as src/weights/layout.rs lays them out, in groups of whole 16-byte pieces; rows of x
+// are whole pieces too.
 // What each step bought on lavapipe, two cores, 4-bit weights in groups of 32, in multiply-adds a second with 1 row and
 // with many: an invocation for 4 outputs, W and x in buffers, 0.6 G and 1.0 G; W and x in textures, no sums carried
 // over pieces 5.2 G and 10.3 G; 8 outputs, so that x is loaded half as often, 6.1 G and 14.3 G. Rows in blocks, so that
-// memory is read front to back, made a step of SmolLM2, 99 MiB of weights, 8 to 10 % faster. Teams are for GPUs:
-// neighbouring invocations read neighbouring pieces, and one row keeps thousands of them busy.
+// memory is read front to back, made a step of SmolLM2, 99 MiB of weights, 8 to 10 % faster.
 // Needs: p (with rows, x_width, outputs, row_words, group, groups), GATED, write_fours.
-// Gives: STEPS, main.
+// Gives: main.
 
 #import shared/part
 #import shared/matrix
+#import linear/unpack
 #import linear/x_in_{1}
 
 override ROWS: u32 = 1u;
 override PER_WORD: u32 = 1u;  // elements in a 32-bit word: vectors of x in a piece
 override OUTPUTS: u32 = 4u;   // of an invocation: 4 or 8
-override TEAM: u32 = 1u;      // a power of two that divides LANES
 override LANES: u32 = 8u;
 
 const STEPS = vec4(0u, 1u, 2u, 3u);
@@ -64,20 +63,6 @@ fn floats(w: Piece) -> mat4x4<f32> {
 // The two 16-bit floats of each word of two columns.
 fn halves(a: vec4<u32>, b: vec4<u32>) -> mat4x4<f32> {
     return mat4x4(low(a), high(a), low(b), high(b));
-}
-
-fn low(w: vec4<u32>) -> vec4<f32> {
-    if FORMAT == 2u {
-        return bitcast<vec4<f32>>(w << vec4(16u));
-    }
-    return vec4(unpack2x16float(w.x).x, unpack2x16float(w.y).x, unpack2x16float(w.z).x, unpack2x16float(w.w).x);
-}
-
-fn high(w: vec4<u32>) -> vec4<f32> {
-    if FORMAT == 2u {
-        return bitcast<vec4<f32>>(w & vec4(0xffff0000u));
-    }
-    return vec4(unpack2x16float(w.x).y, unpack2x16float(w.y).y, unpack2x16float(w.z).y, unpack2x16float(w.w).y);
 }
 
 // Four integers of each word, from bit `shift` on.
@@ -168,43 +153,12 @@ fn scaled(sums_of_qx: mat4x4<f32>, groups: vec4<u32>) -> mat4x4<f32> {
     );
 }
 
-var<workgroup> partial: array<vec4<f32>, LANES>;
-
-// The sum over the lanes of a team, for its first lane. All lanes of the workgroup call it.
-fn sum_of_team(value: vec4<f32>, lane: u32) -> vec4<f32> {
-    workgroupBarrier();
-    partial[lane] = value;
-    for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if lane % TEAM < half {
-            partial[lane] += partial[lane + half];
-        }
-    }
-    return partial[lane];
-}
-
-// The sums of one or two fours over a team, written by its first lane.
-fn write_row(row: u32, output: u32, more_output: u32, sums_of_lane: vec4<f32>, more_of_lane: vec4<f32>, lane: u32) {
-    if TEAM == 1u {
-        write_fours(row, output, more_output, sums_of_lane, more_of_lane);
-        return;
-    }
-    let products = sum_of_team(sums_of_lane, lane);
-    var more_products = products;
-    if OUTPUTS == 8u {
-        more_products = sum_of_team(more_of_lane, lane);
-    }
-    if lane % TEAM == 0u {
-        write_fours(row, output, more_output, products, more_products);
-    }
-}
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let place = in_grid(workgroup);
-    let fours = 4u * (LANES / TEAM);
+    let fours = 4u * LANES;
     let one_four = OUTPUTS == 4u || GATED;
-    let output = place.x * fours * select(2u, 1u, one_four) + 4u * (lane / TEAM);
+    let output = place.x * fours * select(2u, 1u, one_four) + 4u * lane;
     let more_output = output + select(select(0u, fours, OUTPUTS == 8u), p.outputs / 2u, GATED);
     let row = place.y * ROWS;
     // Rows and outputs beyond the last repeat it and are not written.
@@ -220,7 +174,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let groups_per_piece = 1.0 / f32((p.group - 1u) / (4u * PER_WORD) + 1u);
     var totals = mat4x4<f32>();
     var more_totals = mat4x4<f32>();
-    for (var i = lane % TEAM; i < pieces; i += TEAM) {
+    for (var i = 0u; i < pieces; i++) {
         dots = mat4x4<f32>();
         more_dots = mat4x4<f32>();
         sums = vec4(0.0);
@@ -234,10 +188,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         totals += scaled(dots, group_starts + group);
     }
-    write_row(row, output, more_output, totals[0], more_totals[0], lane);
+    write_fours(row, output, more_output, totals[0], more_totals[0]);
     if ROWS == 4u {
-        write_row(row + 1u, output, more_output, totals[1], more_totals[1], lane);
-        write_row(row + 2u, output, more_output, totals[2], more_totals[2], lane);
-        write_row(row + 3u, output, more_output, totals[3], more_totals[3], lane);
+        write_fours(row + 1u, output, more_output, totals[1], more_totals[1]);
+        write_fours(row + 2u, output, more_output, totals[2], more_totals[2]);
+        write_fours(row + 3u, output, more_output, totals[3], more_totals[3]);
     }
 }

@@ -1,5 +1,5 @@
-// Reading a matrix as src/weights/matrix.rs lays it out: operands 2, 3 and 4.
-// Gives: FORMAT, scale_at, offset_at, element_at, NEXT, starts_of, piece_at.
+// Reading a matrix as src/weights/layout.rs lays it out: operands 2, 3 and 4.
+// Gives: FORMAT, scale_at, offset_at, element_at, NEXT, starts_of, piece_at, word_at.
 
 #import shared/floats
 #import shared/matrix_in_{2}
@@ -7,6 +7,14 @@
 override FORMAT: u32 = 0u;   // 0 f32, 1 f16, 2 bf16, 4 or 8: integers of as many bits
 override SCALES: u32 = 0u;   // storage of scales: 0 f32, 1 f16, 2 bf16
 override OFFSETS: u32 = 0u;  // 1 where offsets are stored
+
+// From a row's piece, scale or offset to its next.
+const NEXT = 32u;
+
+// Where rows of `width` pieces, scales or offsets begin.
+fn starts_of(rows: vec4<u32>, width: u32) -> vec4<u32> {
+    return rows / 32u * width * 32u + rows % 4u * 8u + rows / 4u % 8u;
+}
 
 // The scale at `index`, which counts from starts_of on.
 fn scale_at(index: u32) -> f32 {
@@ -34,7 +42,7 @@ fn bits_of_element() -> u32 {
 // Element `k` of row `row`, in rows of `row_words` words and `groups` groups of `group` elements.
 fn element_at(row: u32, k: u32, row_words: u32, group: u32, groups: u32) -> f32 {
     let bit = k * bits_of_element();
-    let word = piece_at(starts_of(vec4(row), row_words / 4u).x + bit / 128u * NEXT)[bit / 32u % 4u];
+    let word = word_at(starts_of(vec4(row), row_words / 4u).x + bit / 128u * NEXT, bit / 32u % 4u);
     if FORMAT == 0u {
         return bitcast<f32>(word);
     }

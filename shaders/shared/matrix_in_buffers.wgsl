@@ -1,20 +1,17 @@
-// A matrix's words, scales and offsets in storage buffers, row by row.
-// Gives: NEXT, starts_of, piece_at, scale_word_at, offset_word_at.
+// A matrix's words, scales and offsets in storage buffers.
+// Gives: piece_at, word_at, scale_word_at, offset_word_at.
 
-@group(0) @binding(2) var<storage, read> words: array<vec4<u32>>;  // [rows, row_words / 4]
-@group(0) @binding(3) var<storage, read> scales: array<u32>;       // [rows, groups]
-@group(0) @binding(4) var<storage, read> offsets: array<u32>;      // [rows, groups]
-
-// From a row's piece, scale or offset to its next.
-const NEXT = 1u;
-
-// Where rows of `width` pieces, scales or offsets begin.
-fn starts_of(rows: vec4<u32>, width: u32) -> vec4<u32> {
-    return rows * width;
-}
+@group(0) @binding(2) var<storage, read> words: array<vec4<u32>>;  // [rows / 32, row_words / 4, 32]
+@group(0) @binding(3) var<storage, read> scales: array<u32>;       // [rows / 32, groups, 32]
+@group(0) @binding(4) var<storage, read> offsets: array<u32>;      // [rows / 32, groups, 32]
 
 fn piece_at(index: u32) -> vec4<u32> {
     return words[index];
+}
+
+// Word `i` of a piece.
+fn word_at(index: u32, i: u32) -> u32 {
+    return words[index][i];
 }
 
 fn scale_word_at(index: u32) -> u32 {

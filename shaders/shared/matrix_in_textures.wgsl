@@ -1,7 +1,6 @@
 // A matrix's words, scales and offsets in textures of 1024 texels a row: four words a texel, one scale or offset word
 // a texel. On a software adapter a load from a buffer is a loop over the lanes with a check each; a texel's is not.
-// Rows lie in blocks of 32, as src/tensor.rs tells.
-// Gives: NEXT, starts_of, piece_at, scale_word_at, offset_word_at.
+// Gives: piece_at, word_at, scale_word_at, offset_word_at.
 
 #import shared/texel
 
@@ -9,16 +8,13 @@
 @group(0) @binding(3) var scales: texture_2d<u32>;   // [rows / 32, groups, 32]
 @group(0) @binding(4) var offsets: texture_2d<u32>;  // [rows / 32, groups, 32]
 
-// From a row's piece, scale or offset to its next.
-const NEXT = 32u;
-
-// Where rows of `width` pieces, scales or offsets begin.
-fn starts_of(rows: vec4<u32>, width: u32) -> vec4<u32> {
-    return rows / 32u * width * 32u + rows % 4u * 8u + rows / 4u % 8u;
-}
-
 fn piece_at(index: u32) -> vec4<u32> {
     return textureLoad(words, texel(index), 0);
+}
+
+// Word `i` of a piece.
+fn word_at(index: u32, i: u32) -> u32 {
+    return piece_at(index)[i];
 }
 
 fn scale_word_at(index: u32) -> u32 {

@@ -1,5 +1,5 @@
 // Rows of results in a storage buffer, written four elements at a time.
-// Gives: fours_of, put.
+// Gives: fours_of, put, put_one.
 
 @group(0) @binding(0) var<storage, read_write> y: array<f32>;  // [rows, width]
 
@@ -21,4 +21,8 @@ fn put(row: u32, four: u32, width: u32, value: vec4<f32>) {
     if left > 3u {
         y[at + 3u] = value.w;
     }
+}
+
+fn put_one(row: u32, column: u32, width: u32, value: f32) {
+    y[row * width + column] = value;
 }

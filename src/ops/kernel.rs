@@ -70,6 +70,5 @@ pub(crate) fn unpack_row_of(call: &Call, group: u32, row: usize, out: &mut [f32]
     let (words, scales, offsets) = (call.u32(2), call.u32(3), call.f32(4));
     let scales = matches!(format, Format::Int { .. }).then(|| (&scales[..], call.tensor(3).dtype));
     let offsets = (call.constant("OFFSETS") == 1).then_some(&offsets[..]);
-    let (storage, cols) = (call.tensor(2).storage, out.len());
-    StoredRows { storage, cols, format, words: &words, scales, offsets }.unpack(row, out);
+    StoredRows { cols: out.len(), format, words: &words, scales, offsets }.unpack(row, out);
 }

@@ -130,8 +130,24 @@ fn scale_and_min(packed: &[u8], group: usize) -> (u8, u8) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::device::tensor::Storage;
-    use crate::weights::layout::StoredRows;
+    use crate::weights::layout::{Layout, StoredRows, write_rows};
+
+    /// The words, scales and offsets as they lie on a device.
+    fn on_cpu(layout: Layout, words: &[u32], out: &GroupScales) -> [Vec<u32>; 3] {
+        let device = Device::cpu();
+        let mut pool = device.pool();
+        let rows = words.len() / layout.format.row_words(layout.cols);
+        let bytes = [bytemuck::cast_slice(words), &out.scales, bytemuck::cast_slice(&out.offsets)];
+        let mut held = layout.tensors(rows).into_iter().zip(bytes).map(|(tensor, bytes)| {
+            let Some((storage, dtype, shape)) = tensor else { return Vec::new() };
+            let tensor = pool.alloc_in(storage, dtype, &shape).unwrap();
+            write_rows(&device, tensor, 0, bytes).unwrap();
+            bytemuck::pod_collect_to_vec(&pollster::block_on(device.read_bytes(tensor)).unwrap())
+        });
+        [(); 3].map(|()| held.next().expect("there are three"))
+    }
 
     /// One block by ggml's own formulas, element by element.
     fn dequantized(dtype: BlockType, b: &[u8]) -> Vec<f32> {
@@ -189,9 +205,11 @@ mod tests {
             assert_eq!(words.len(), rows * format.row_words(cols), "{dtype}");
             assert_eq!(out.scales.len(), rows * format.groups(cols) * scale_type.bytes());
             assert_eq!(out.offsets.len(), if offsets { rows * format.groups(cols) } else { 0 });
-            let scales: Vec<u32> = bytemuck::pod_collect_to_vec(&out.scales);
-            let (scales, offsets) = (Some((&scales[..], scale_type)), offsets.then_some(&out.offsets[..]));
-            let stored_rows = StoredRows { storage: Storage::Buffer, cols, format, words: &words, scales, offsets };
+            let layout = Layout { storage: Storage::Buffer, cols, format, scales: Some(scale_type), offsets };
+            let [held_words, scales, held_offsets] = on_cpu(layout, &words, &out);
+            let (scales, offsets) =
+                (Some((&scales[..], scale_type)), offsets.then_some(bytemuck::cast_slice(&held_offsets)));
+            let stored_rows = StoredRows { cols, format, words: &held_words, scales, offsets };
             let mut row = vec![0.0; cols];
             for r in 0..rows {
                 stored_rows.unpack(r, &mut row);

@@ -4,11 +4,8 @@
 //! A row's elements stand in whole pieces of 16 bytes, zeros behind the last (32 four-bit, 16 eight-bit, 8 sixteen-bit or
 //! 4 f32 elements a piece), low bits first. Integers are unsigned; an element is `scale * q + offset` with one scale and
 //! one offset for `group` neighbours of a row. Without offsets an integer's is `-scale * 2^(bits - 1)`.
-//! A matrix larger than one binding or texture is several parts, one below the other. In a buffer, rows stand one behind
-//! the other. In a texture a texel is a piece, or a word of scales or offsets, and rows stand in blocks: see
-//! [`BLOCK_ROWS`].
-
-use std::borrow::Cow;
+//! A matrix larger than one binding or texture is several parts, one below the other. Rows stand in blocks: see
+//! [`BLOCK_ROWS`]. In a texture a texel is a piece, or a word of scales or offsets.
 
 use half::{bf16, f16};
 
@@ -22,9 +19,10 @@ pub const PIECE_BYTES: usize = 16;
 /// The most elements that a piece has: 4-bit ones.
 pub const MAX_PIECE_LEN: usize = PIECE_BYTES * 8 / 4;
 
-/// Rows of a matrix that lie together in a texture: the first piece of each, then the second of each, and so on; of
-/// one piece, those of rows 0, 4, .. 28, then of 1, 5, .. 29, of 2, 6, .. 30 and of 3, 7, .. 31. Eight invocations that
-/// make four neighbouring outputs each read memory from front to back, as processors like it.
+/// Rows of a matrix that lie together: the first piece of each, then the second of each, and so on; of one piece, those
+/// of rows 0, 4, .. 28, then of 1, 5, .. 29, of 2, 6, .. 30 and of 3, 7, .. 31. Eight invocations that make four
+/// neighbouring outputs each read memory from front to back, as processors like it, and each of their four loads is a
+/// whole line of 128 bytes, as GPUs like it. Scales and offsets stand in the same order.
 pub const BLOCK_ROWS: usize = 32;
 
 /// How elements are stored.
@@ -116,7 +114,7 @@ impl Layout {
 
     /// Storage, type and shape of what holds the words, the scales and the offsets of `rows` rows, where they are any.
     pub fn tensors(&self, rows: usize) -> [Option<(Storage, DType, [usize; 2])>; 3] {
-        let rows = self.whole_blocks(rows);
+        let rows = rows.next_multiple_of(BLOCK_ROWS);
         let groups = [rows, self.format.groups(self.cols)];
         // Single words, where a texel of the words is four.
         let beside = match self.storage {
@@ -132,7 +130,7 @@ impl Layout {
 
     /// Whether another matrix's rows can stand below `rows` rows in one part: writing begins at a block's first row.
     pub fn ends_a_block(&self, rows: usize) -> bool {
-        self.whole_blocks(rows) == rows
+        rows.is_multiple_of(BLOCK_ROWS)
     }
 
     /// Rows that one part can hold on a device whose bindings have at most `max_binding_bytes`.
@@ -140,40 +138,27 @@ impl Layout {
         let pieces = self.format.row_pieces(self.cols);
         let most = match self.storage {
             Storage::Buffer => (max_binding_bytes / (pieces * PIECE_BYTES) as u64) as usize,
-            Storage::Words | Storage::Pieces => {
-                MAX_TEXELS / pieces.max(self.format.groups(self.cols)) / BLOCK_ROWS * BLOCK_ROWS
-            }
+            Storage::Words | Storage::Pieces => MAX_TEXELS / pieces.max(self.format.groups(self.cols)),
         };
-        most.max(self.whole_blocks(1))
-    }
-
-    /// Rows that `rows` rows take.
-    fn whole_blocks(&self, rows: usize) -> usize {
-        match self.storage {
-            Storage::Buffer => rows,
-            Storage::Words | Storage::Pieces => rows.next_multiple_of(BLOCK_ROWS),
-        }
+        (most / BLOCK_ROWS * BLOCK_ROWS).max(BLOCK_ROWS)
     }
 }
 
-/// Writes whole rows of a matrix's words, scales or offsets to what holds them, from row `first_row` on: in textures a
-/// multiple of `BLOCK_ROWS`, as is the number of rows unless they are the last.
+/// Writes whole rows of a matrix's words, scales or offsets to what holds them, from row `first_row` on: a multiple of
+/// `BLOCK_ROWS`, as is the number of rows unless they are the last.
 ///
 /// # Errors
 /// `E_DEVICE_LOST` and `E_GPU` from the GPU.
 pub fn write_rows(device: &Device, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
     let row_bytes = tensor.width() * tensor.dtype.bytes();
     let offset = first_row * row_bytes;
-    if tensor.storage == Storage::Buffer {
-        return device.write(tensor, offset, rows);
-    }
     assert!(first_row.is_multiple_of(BLOCK_ROWS), "row {first_row} of {tensor:?} begins no block");
-    let texels = match (tensor.storage, tensor.dtype.bytes()) {
-        (Storage::Pieces, _) => in_blocks::<PIECE_BYTES>(rows, row_bytes),
-        (_, 2) => in_blocks::<2>(rows, row_bytes),
-        _ => in_blocks::<4>(rows, row_bytes),
+    let blocks = match tensor.dtype {
+        DType::U32 => in_blocks::<PIECE_BYTES>(rows, row_bytes),
+        DType::F32 => in_blocks::<4>(rows, row_bytes),
+        DType::F16 | DType::BF16 => in_blocks::<2>(rows, row_bytes),
     };
-    device.write(tensor, offset, &texels)
+    device.write(tensor, offset, &blocks)
 }
 
 /// Where a piece of a row stands among those of its block.
@@ -181,7 +166,7 @@ fn place_in_block(row: usize) -> usize {
     row % 4 * 8 + row % BLOCK_ROWS / 4
 }
 
-/// Rows of a matrix, `row_bytes` each, in the order that textures hold them in, zeros behind the last; a piece of a row
+/// Rows of a matrix, `row_bytes` each, in the order that devices hold them in, zeros behind the last; a piece of a row
 /// has `N` bytes.
 fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
     let block_bytes = BLOCK_ROWS * row_bytes;
@@ -227,8 +212,6 @@ pub fn read_float(words: &[u32], dtype: DType, index: usize) -> f32 {
 /// The words, scales and offsets of some rows of a matrix, as they lie in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct StoredRows<'a> {
-    /// What holds them.
-    pub storage: Storage,
     pub cols: usize,
     pub format: Format,
     pub words: &'a [u32],
@@ -252,7 +235,7 @@ impl StoredRows<'_> {
                 let groups = self.format.groups(self.cols);
                 let per_word = 32 / bits as usize;
                 for (g, out) in out.chunks_mut(group).enumerate() {
-                    let at = index_of(self.storage, row, g, groups);
+                    let at = index_of(row, g, groups);
                     let scale = read_float(scales, dtype, at);
                     let offset = self.offsets.map_or(-scale * (1u32 << (bits - 1)) as f32, |o| o[at]);
                     for (i, o) in out.iter_mut().enumerate() {
@@ -266,21 +249,15 @@ impl StoredRows<'_> {
     }
 
     /// The words of a row, one behind the other.
-    fn row_words(&self, row: usize) -> Cow<'_, [u32]> {
+    fn row_words(&self, row: usize) -> Vec<u32> {
         const PIECE: usize = PIECE_BYTES / 4;
         let pieces = self.format.row_pieces(self.cols);
-        if self.storage == Storage::Buffer {
-            return Cow::Borrowed(&self.words[row * pieces * PIECE..][..pieces * PIECE]);
-        }
-        let piece = |i| &self.words[index_of(self.storage, row, i, pieces) * PIECE..][..PIECE];
-        Cow::Owned((0..pieces).flat_map(piece).copied().collect())
+        let piece = |i| &self.words[index_of(row, i, pieces) * PIECE..][..PIECE];
+        (0..pieces).flat_map(piece).copied().collect()
     }
 }
 
 /// Where piece, scale or offset `at` of row `row` lies, in rows of `width` of them.
-fn index_of(storage: Storage, row: usize, at: usize, width: usize) -> usize {
-    match storage {
-        Storage::Buffer => row * width + at,
-        Storage::Words | Storage::Pieces => (row / BLOCK_ROWS * width + at) * BLOCK_ROWS + place_in_block(row),
-    }
+fn index_of(row: usize, at: usize, width: usize) -> usize {
+    (row / BLOCK_ROWS * width + at) * BLOCK_ROWS + place_in_block(row)
 }

@@ -12,7 +12,7 @@ pub struct Part {
     pub first_row: usize,
     pub rows: usize,
     pub format: Format,
-    /// U32 [rows, row_words]; in textures, rows are whole blocks, here and below.
+    /// U32 [rows, row_words]; rows are whole blocks, here and below.
     pub words: Tensor,
     /// Floats [rows, groups]; integers only.
     pub scales: Option<Tensor>,

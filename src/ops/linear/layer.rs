@@ -1,21 +1,22 @@
 //! `y = residual + layer_scale * (x W^T + bias)`: the linear layer, for weights of every format.
 
-use std::fmt;
-
 use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
 use crate::device::work::Work;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::{self, StagedRows, stage};
-use crate::ops::{LANES, kernel, read, unpack_row_of, write};
+use crate::ops::linear::ways::{Kernels, ProductCall, Way};
+use crate::ops::{kernel, read, unpack_row_of, write};
 use crate::weights::layout::Format;
 use crate::weights::matrix::{Matrix, Part};
 
-/// Any groups.
 static PLAIN: Kernel = kernel!("linear", "linear", Params, reference, work);
-/// Groups of whole 16-byte pieces.
 static TILE: Kernel = kernel!("linear", "linear_tile", Params, reference, work);
+static FEW: Kernel = kernel!("linear", "linear_few", Params, reference, work);
+static MANY: Kernel = kernel!("linear", "linear_many", Params, reference, work);
+
+static WAYS: Kernels = Kernels { many: &MANY, few: &FEW, tile: &TILE, plain: Some(&PLAIN) };
 
 uniform! {
     struct Params {
@@ -66,116 +67,13 @@ pub fn linear(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epil
 pub fn linear_into(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
     let (x, most) = (x.into(), stage::most_rows(weight.cols));
     let call = ProductCall::new("linear", x.rows(), weight);
-    r.choose(format_args!("{call}"), &Way::all(weight), |r, way| match way {
-        Way::Tile => record(r, x, weight, epilogue, y, most, |part| Tile::choose(part, x.rows(), weight.cols)),
-        Way::Plain => record(r, x, weight, epilogue, y, most, |_| None),
+    r.choose(format_args!("{call}"), &Way::all(weight, x.rows()), |r, way| {
+        record(r, x, weight, epilogue, y, most, *way);
     });
 }
 
-/// The kernel of a layer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Way {
-    /// [`TILE`], for the parts whose groups are whole pieces.
-    Tile,
-    /// [`PLAIN`].
-    Plain,
-}
-
-impl Way {
-    /// Fast first.
-    fn all(weight: &Matrix) -> Vec<Way> {
-        let tile = weight.parts.iter().any(|part| part.format.has_whole_pieces(weight.cols));
-        tile.then_some(Way::Tile).into_iter().chain([Way::Plain]).collect()
-    }
-}
-
-/// What tells products apart for [`Recording::choose`].
-pub(super) struct ProductCall {
-    op: &'static str,
-    /// Of the first part: parts are stored alike, but for rare mixtures.
-    format: Format,
-    storage: Storage,
-    rows: usize,
-    outputs: usize,
-    cols: usize,
-}
-
-impl ProductCall {
-    pub(super) fn new(op: &'static str, rows: usize, weight: &Matrix) -> ProductCall {
-        let part = &weight.parts[0];
-        let (format, storage) = (part.format, part.words.storage);
-        ProductCall { op, format, storage, rows, outputs: weight.rows, cols: weight.cols }
-    }
-}
-
-impl fmt::Display for ProductCall {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ProductCall { op, format, storage, rows, outputs, cols } = self;
-        // As many rows as differ little in what is fast for them.
-        let (least, most) = match rows {
-            1 => (1, 1),
-            2..=8 => (2, 8),
-            _ => (rows.next_power_of_two() / 2 + 1, rows.next_power_of_two()),
-        };
-        write!(f, "{op} {format:?} in {storage:?}, {least} to {most} rows, {outputs} x {cols}")
-    }
-}
-
-/// The shape of the fast kernel: what a team of invocations makes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Tile {
-    /// 1 or 4.
-    pub rows: usize,
-    /// 4 or 8.
-    pub outputs: usize,
-    /// Invocations that share the columns; a power of two.
-    pub team: usize,
-    /// Invocations of a workgroup.
-    pub lanes: usize,
-}
-
-impl Tile {
-    /// None where a group of columns is not whole 16-byte pieces: the plain kernel does that.
-    pub fn choose(part: &Part, rows: usize, cols: usize) -> Option<Tile> {
-        if !part.format.has_whole_pieces(cols) {
-            return None;
-        }
-        let tile_rows = if rows == 1 { 1 } else { 4 };
-        Some(match part.words.storage {
-            Storage::Buffer if rows <= 8 => {
-                // A GPU is full with thousands of invocations: all columns of few outputs are shared by many.
-                let pieces = part.format.row_pieces(cols);
-                Tile { rows: tile_rows, outputs: 4, team: pieces.next_power_of_two().min(64), lanes: 64 }
-            }
-            Storage::Buffer => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 64 },
-            // With 8 outputs, x is loaded half as often, and the shader takes twice as long to compile, which matrices
-            // of a small model do not win back.
-            _ if part.rows * cols < 1 << 18 => Tile { rows: tile_rows, outputs: 4, team: 1, lanes: 8 },
-            _ => Tile { rows: tile_rows, outputs: 8, team: 1, lanes: 8 },
-        })
-    }
-
-    pub fn constants(self, part: &Part) -> [(&'static str, f64); 5] {
-        [
-            ("ROWS", self.rows as f64),
-            ("OUTPUTS", self.outputs as f64),
-            ("TEAM", self.team as f64),
-            ("LANES", self.lanes as f64),
-            ("PER_WORD", 32.0 / part.format.bits() as f64),
-        ]
-    }
-}
-
-/// `most` is the number of rows of `x` to stage at a time; `shape` tells the tile of each part, none: the plain kernel.
-fn record(
-    r: &mut Recording,
-    x: StagedRows,
-    weight: &Matrix,
-    epilogue: Epilogue,
-    y: Tensor,
-    most: usize,
-    shape: impl Fn(&Part) -> Option<Tile>,
-) {
+/// `most` is the number of rows of `x` to stage at a time.
+fn record(r: &mut Recording, x: StagedRows, weight: &Matrix, epilogue: Epilogue, y: Tensor, most: usize, way: Way) {
     let rows = x.rows();
     assert_eq!(x.cols(), weight.cols, "linear: x {x:?}, weight [{}, {}]", weight.rows, weight.cols);
     assert_eq!((y.rows(), y.width()), (rows, weight.rows), "linear: y {:?}", y.shape());
@@ -187,16 +85,16 @@ fn record(
     }
     let buffer = if x.storage() == Storage::Buffer { x.tensor() } else { r.scratch_f32(&[1]) };
     let product = Product { cols: weight.cols, epilogue, y, buffer };
-    let (fast, plain): (Vec<_>, Vec<_>) =
-        weight.parts.iter().map(|part| (part, shape(part))).partition(|(_, tile)| tile.is_some());
-    for (part, _) in plain {
-        product.record(r, x, 0, part, None);
+    let (plain, fast): (Vec<_>, Vec<_>) =
+        weight.parts.iter().partition(|part| way.of_part(part, weight.cols) == Way::Plain);
+    for part in plain {
+        product.record(r, x, 0, part, Way::Plain);
     }
-    let Some((first_part, _)) = fast.first() else { return };
+    let Some(first_part) = fast.first() else { return };
     for first in (0..rows).step_by(most) {
         let staged = stage(r, x, first..rows.min(first + most), first_part.words.storage);
-        for (part, tile) in &fast {
-            product.record(r, staged, first, part, *tile);
+        for part in &fast {
+            product.record(r, staged, first, part, way);
         }
     }
 }
@@ -212,7 +110,7 @@ struct Product {
 
 impl Product {
     /// The outputs of one part for the rows of `x`, into the rows of `y` from `first_row` on.
-    fn record(&self, r: &mut Recording, x: StagedRows, first_row: usize, part: &Part, tile: Option<Tile>) {
+    fn record(&self, r: &mut Recording, x: StagedRows, first_row: usize, part: &Part, way: Way) {
         let Product { cols, epilogue, y, buffer } = *self;
         let rows = x.rows();
         let bit = |t: Option<Tensor>, bit: u32| if t.is_some() { bit } else { 0 };
@@ -234,16 +132,8 @@ impl Product {
         let [bias, layer_scale, residual] =
             [epilogue.bias, epilogue.layer_scale, epilogue.residual].map(|vector| read(vector.unwrap_or(buffer)));
         let operands = [write(y), read(x.tensor()), words, scales, offsets, bias, layer_scale, residual];
-        let mut constants = part.constants().to_vec();
-        let Some(tile) = tile else {
-            constants.push(("LANES", LANES as f64));
-            let groups = [(part.rows as u32).div_ceil(LANES), rows as u32, 1];
-            return r.dispatch(&PLAIN, &constants, &operands, params, groups);
-        };
-        constants.extend(tile.constants(part));
-        let outputs = tile.outputs * tile.lanes / tile.team;
-        let groups = [part.rows.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
-        r.dispatch(&TILE, &constants, &operands, params, groups);
+        let (kernel, constants, workgroups) = way.dispatch(&WAYS, part, rows, false);
+        r.dispatch(kernel, &constants, &operands, params, workgroups);
     }
 }
 
@@ -308,7 +198,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-pub(crate) static OP: Op = Op { name: "linear", kernels: &[&PLAIN, &TILE], examples };
+pub(crate) static OP: Op = Op { name: "linear", kernels: &[&PLAIN, &TILE, &FEW, &MANY], examples };
 
 fn examples(e: &mut Examples) {
     let group = Format::Int { bits: 4, group: 16 };
@@ -365,13 +255,19 @@ mod tests {
             (9, 32, 129),
             (3, 1056, 261),
         ];
-        let tiles = [(1, 4, 1, 8), (4, 8, 1, 8), (1, 8, 16, 64), (4, 4, 64, 64), (4, 8, 2, 16)];
-        let tiles = tiles.map(|(rows, outputs, team, lanes)| Some(Tile { rows, outputs, team, lanes }));
+        let tiles = [(1, 4, 8), (4, 8, 8), (1, 8, 16)];
+        let tiles = tiles.map(|(rows, outputs, lanes)| Way::Tile { rows, outputs, lanes });
+        let few = [(1, 32), (2, 128), (4, 64)].map(|(outputs, lanes)| Way::Few { outputs, lanes });
+        let many = [(32, 4), (64, 8), (88, 4)].map(|(rows, lane_rows)| Way::Many { rows, lane_rows });
+        let ways = [&[Way::Plain], &tiles[..], &few, &many].concat();
         for (format, scales) in formats {
             for (rows, cols, outputs) in sizes {
-                for (i, tile) in [None].into_iter().chain(tiles).enumerate() {
+                for (i, &way) in ways.iter().enumerate() {
                     for (all, storage) in [(i % 2 == 0, Storage::Buffer), (i % 2 == 1, Storage::Pieces)] {
-                        let case = format!("{format:?} {rows} {cols} {outputs} {all} {storage:?} {tile:?}");
+                        if !way.is_for(rows, storage) {
+                            continue;
+                        }
+                        let case = format!("{format:?} {rows} {cols} {outputs} {all} {storage:?} {way:?}");
                         let part_rows = if all { 50 } else { outputs };
                         let shape = Shape { rows: outputs, cols, format, scales, offsets: all, part_rows, storage };
                         compare(&case, 1e-11, |pool, r, random| {
@@ -384,8 +280,7 @@ mod tests {
                                 residual: vector(rows * outputs),
                             };
                             let y = r.scratch_f32(&[rows, outputs]);
-                            let shape = |part: &Part| tile.filter(|_| part.format.has_whole_pieces(cols));
-                            record(r, x.into(), &weight, epilogue, y, if all { 5 } else { 4096 }, shape);
+                            record(r, x.into(), &weight, epilogue, y, if all { 5 } else { 4096 }, way);
                             vec![keep(pool, r, y)]
                         });
                     }

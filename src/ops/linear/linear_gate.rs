@@ -5,13 +5,18 @@ use crate::device::tensor::Storage;
 use crate::device::wgsl::uniform;
 use crate::device::work::Work;
 use crate::ops::examples::{Examples, Op};
-use crate::ops::linear::layer::{Epilogue, ProductCall, Tile, dot, linear, product_work};
+use crate::ops::linear::layer::{Epilogue, dot, linear, product_work};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};
+use crate::ops::linear::ways::{Kernels, ProductCall, Way};
 use crate::ops::{kernel, read, unpack_row_of, write};
 use crate::weights::matrix::Matrix;
 
-static KERNEL: Kernel = kernel!("linear", "linear_gate", Params, reference, work);
+static TILE: Kernel = kernel!("linear", "linear_gate_tile", Params, reference, work);
+static FEW: Kernel = kernel!("linear", "linear_gate_few", Params, reference, work);
+static MANY: Kernel = kernel!("linear", "linear_gate_many", Params, reference, work);
+
+static WAYS: Kernels = Kernels { many: &MANY, few: &FEW, tile: &TILE, plain: None };
 
 uniform! {
     struct Params {
@@ -34,23 +39,29 @@ pub fn linear_gate(r: &mut Recording, x: impl Into<StagedRows>, gate_up: &Matrix
 }
 
 fn linear_gate_in(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage) -> StagedRows {
-    let tile = match &gate_up.parts[..] {
-        [part] if part.words.storage == storage && x.rows() <= most_rows(gate_up.cols) => {
-            Tile::choose(part, x.rows(), gate_up.cols)
-        }
-        _ => None,
-    };
-    // A shader that makes two fours takes long to compile: see Tile::choose.
-    let tile = tile.filter(|tile| tile.outputs == 8 || storage == Storage::Buffer);
-    let tile = tile.map(|tile| Tile { outputs: 8, ..tile });
-    // The last way: two kernels one after the other.
-    let ways: Vec<Option<Tile>> = tile.map(Some).into_iter().chain([None]).collect();
     let call = ProductCall::new("linear_gate", x.rows(), gate_up);
-    r.choose(format_args!("{call}"), &ways, |r, tile| record(r, x, gate_up, storage, *tile))
+    r.choose(format_args!("{call}"), &ways(gate_up, x.rows(), storage), |r, way| record(r, x, gate_up, storage, *way))
 }
 
-fn record(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage, tile: Option<Tile>) -> StagedRows {
-    let Some(tile) = tile else {
+/// Fast first; the last, none: two kernels one after the other.
+fn ways(gate_up: &Matrix, rows: usize, storage: Storage) -> Vec<Option<Way>> {
+    let one_dispatch = match &gate_up.parts[..] {
+        [part] => part.words.storage == storage && rows <= most_rows(gate_up.cols),
+        _ => false,
+    };
+    let both_halves = |way: &Way| match way {
+        Way::Many { .. } => true,
+        Way::Few { outputs, .. } => *outputs > 1,
+        // A shader that makes two fours takes long to compile: small matrices do not win that back.
+        Way::Tile { outputs, .. } => *outputs == 8,
+        Way::Plain => false,
+    };
+    let all = if one_dispatch { Way::all(gate_up, rows) } else { Vec::new() };
+    all.into_iter().filter(both_halves).map(Some).chain([None]).collect()
+}
+
+fn record(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage, way: Option<Way>) -> StagedRows {
+    let Some(way) = way else {
         let gate_up = linear(r, x, gate_up, Epilogue::default());
         return silu_gate(r, gate_up, storage);
     };
@@ -70,10 +81,8 @@ fn record(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage, 
         groups: part.format.groups(cols) as u32,
     };
     let [words, scales, offsets] = part.tensors().map(read);
-    let constants = [&part.constants()[..], &tile.constants(part)].concat();
-    let outputs = 4 * tile.lanes / tile.team;
-    let groups = [inner.div_ceil(outputs) as u32, rows.div_ceil(tile.rows) as u32, 1];
-    r.dispatch(&KERNEL, &constants, &[write(y.tensor()), read(x.tensor()), words, scales, offsets], params, groups);
+    let (kernel, constants, workgroups) = way.dispatch(&WAYS, part, rows, true);
+    r.dispatch(kernel, &constants, &[write(y.tensor()), read(x.tensor()), words, scales, offsets], params, workgroups);
     y
 }
 
@@ -98,7 +107,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "linear_gate", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "linear_gate", kernels: &[&TILE, &FEW, &MANY], examples };
 
 fn examples(e: &mut Examples) {
     // As in the examples of linear; in textures, the matrices of small models go to other kernels.
@@ -130,19 +139,24 @@ mod tests {
             (Format::Int { bits: 8, group: 16 }, DType::F32, false),
         ];
         let sizes = [(1, 1, 1), (1, 173, 331), (3, 60, 67), (7, 330, 96), (13, 64, 3), (4, 1056, 130)];
-        let tiles = [(1, 1, 8), (4, 1, 8), (1, 16, 64), (4, 64, 64), (4, 2, 16)];
-        let tiles = tiles.map(|(rows, team, lanes)| Some(Tile { rows, outputs: 8, team, lanes }));
+        let tiles = [(1, 8), (4, 8)].map(|(rows, lanes)| Way::Tile { rows, outputs: 8, lanes });
+        let few = [(2, 32), (4, 64)].map(|(outputs, lanes)| Way::Few { outputs, lanes });
+        let many = [(32, 4), (64, 8), (88, 4)].map(|(rows, lane_rows)| Way::Many { rows, lane_rows });
+        let ways: Vec<_> = [&tiles[..], &few, &many].concat().into_iter().map(Some).chain([None]).collect();
         for (format, scales, offsets) in formats {
             for (rows, cols, inner) in sizes {
-                for tile in [None].into_iter().chain(tiles) {
+                for &way in &ways {
                     for storage in [Storage::Buffer, Storage::Pieces] {
-                        let case = format!("{format:?} {rows} {cols} {inner} {storage:?} {tile:?}");
-                        let part_rows = if tile.is_some() { 2 * inner } else { inner };
+                        if !way.is_none_or(|way| way.is_for(rows, storage)) {
+                            continue;
+                        }
+                        let case = format!("{format:?} {rows} {cols} {inner} {storage:?} {way:?}");
+                        let part_rows = if way.is_some() { 2 * inner } else { inner };
                         let shape = Shape { rows: 2 * inner, cols, format, scales, offsets, part_rows, storage };
                         compare(&case, 1e-11, |pool, r, random| {
                             let x = pool.f32(&[rows, cols], &random.f32s(rows * cols)).unwrap();
                             let weight = random_matrix(pool, random, shape);
-                            let y = record(r, x.into(), &weight, storage, tile);
+                            let y = record(r, x.into(), &weight, storage, way);
                             assert_eq!((y.storage(), y.rows(), y.cols()), (storage, rows, inner));
                             let y = if storage == Storage::Buffer { y.tensor() } else { seen(pool, r, random, y) };
                             vec![keep(pool, r, y)]

@@ -1,10 +1,10 @@
-// y = silu(x Wg^T) * (x Wu^T): what tile.wgsl does with a matrix that has the rows of Wg above those of Wu. An
-// invocation makes fours of both, so that neither product goes to memory.
+// What the fast kernels do with the products of a gate and of what it gates: y = silu(x Wg^T) * (x Wu^T) for a matrix
+// that has the rows of Wg above those of Wu. An invocation makes outputs of both, so that neither product goes to memory.
+// Gives: p, GATED, PRODUCTS, write_fours.
 
 #import shared/part
 #import shared/silu
 #import shared/y_in_{0}
-#import linear/tile
 
 struct Params {
     rows: u32,
@@ -20,6 +20,8 @@ struct Params {
 
 // Whether the second half of the outputs is made beside the first.
 const GATED = true;
+// Products an output of y.
+const PRODUCTS: u32 = 2u;
 
 fn write_fours(row: u32, output: u32, more_output: u32, gate: vec4<f32>, up: vec4<f32>) {
     let inner = p.outputs / 2u;
@@ -27,5 +29,5 @@ fn write_fours(row: u32, output: u32, more_output: u32, gate: vec4<f32>, up: vec
         return;
     }
     let value = vec4(silu(gate.x), silu(gate.y), silu(gate.z), silu(gate.w)) * up;
-    put(row, output / 4u, inner, select(vec4(0.0), value, vec4(output) + STEPS < vec4(inner)));
+    put(row, output / 4u, inner, select(vec4(0.0), value, vec4(output) + vec4(0u, 1u, 2u, 3u) < vec4(inner)));
 }

@@ -1,0 +1,6 @@
+// y = residual + layer_scale * (x W^T + bias): the fast kernel for many rows, for groups of whole 16-byte pieces. Sums in
+// f32.
+
+#import shared/part
+#import linear/ungated
+#import linear/many
