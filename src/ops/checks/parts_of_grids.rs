@@ -41,15 +41,19 @@ fn parts_of_grids_make_the_whole() {
                 device.play(&alone(dispatch)).unwrap();
                 continue;
             }
+            if dispatch.operands[0].0.storage != Storage::Buffer {
+                continue;
+            }
             let times = tried.entry(dispatch.kernel.name).or_default();
-            let readable = dispatch.operands[0].0.storage == Storage::Buffer;
-            if *times < TRIED && readable && grid[0] * grid[1] > 2 {
+            if *times < TRIED && grid[0] * grid[1] > 2 {
                 *times += 1;
                 compare(&device, gpu, dispatch);
             }
         }
     }
-    assert_eq!(tried.len(), KERNELS.iter().flat_map(|op| op.kernels).filter(|kernel| kernel.divides()).count());
+    let dividing = KERNELS.iter().flat_map(|op| op.kernels).filter(|kernel| kernel.divides()).map(|kernel| kernel.name);
+    // One writes textures alone, which cannot be read back.
+    assert_eq!(dividing.filter(|name| !tried.contains_key(name)).collect::<Vec<_>>(), ["linear_gate_tile"]);
     assert!(tried.values().all(|times| *times > 0), "{tried:?}");
 }
 

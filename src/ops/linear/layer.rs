@@ -211,7 +211,7 @@ fn examples(e: &mut Examples) {
     }
     // In textures, the matrices of small models and of large ones have kernels of their own; in buffers, few rows have.
     for (storage, [outputs, cols], rows) in [
-        (Storage::Buffer, [10, 4096], &[1, 6, 9][..]),
+        (Storage::Buffer, [130, 320], &[1, 5, 9][..]),
         (Storage::Pieces, [70, 192], &[1, 6]),
         (Storage::Pieces, [66, 4096], &[1, 6]),
     ] {

@@ -112,7 +112,7 @@ pub(crate) static OP: Op = Op { name: "linear_gate", kernels: &[&TILE, &FEW, &MA
 fn examples(e: &mut Examples) {
     // As in the examples of linear; in textures, the matrices of small models go to other kernels.
     for (storage, shape, rows) in
-        [(Storage::Buffer, [20, 4096], &[1, 6, 9][..]), (Storage::Pieces, [66, 4096], &[1, 6])]
+        [(Storage::Buffer, [140, 320], &[1, 5, 9][..]), (Storage::Pieces, [66, 4096], &[1, 6])]
     {
         for gate_up in e.matrices(storage, shape) {
             for &rows in rows {
