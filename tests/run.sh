@@ -7,7 +7,7 @@ lap() { echo "tests/run.sh: $1 took $((SECONDS - since)) s" >&2; since=$SECONDS;
 since=$SECONDS
 tests/setup.sh
 if [ "$(uname -s)" = Linux ]; then
-  # Chromium is there for the Rust tests too: it brings SwiftShader, a second Vulkan driver.
+  # Browsers. Chromium is there for the Rust tests too: it brings SwiftShader, a second Vulkan driver.
   web/setup.sh
 fi
 lap 'making ready'
@@ -15,5 +15,7 @@ cargo test --locked
 lap 'cargo test'
 tests/fuzz/run.sh 5
 lap 'fuzzing'
+tests/portability/quick.sh
+lap 'tests/portability/quick.sh'
 web/test.sh
 lap 'web/test.sh'

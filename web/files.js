@@ -74,7 +74,8 @@ export class Files {
     else if (last !== '') this.#base.pathname += '/';
     this.#signal = options.signal;
     this.#onDownload = options.onDownload;
-    this.#cached = options.cache !== 'none';
+    // What lies on disk is read where it is.
+    this.#cached = options.cache !== 'none' && !this.#onDisk;
   }
 
   /** Opens the place where this checkpoint is kept. */
@@ -196,7 +197,12 @@ export class Files {
     return `${this.#base.host}: ${name}`;
   }
 
+  get #onDisk() {
+    return this.#base.protocol === 'file:';
+  }
+
   #bad(name, response) {
+    if (this.#onDisk) return fault('E_IO', { file: name, reason: response.statusText });
     const reason = response.statusText || { 401: 'permission needed', 403: 'forbidden', 404: 'not found' }[response.status] || 'the server could not send it';
     return fault('E_HTTP', { file: this.#at(name), status: response.status, reason });
   }
@@ -315,7 +321,7 @@ export class Files {
       for (;;) {
         const { done, value } = await reader.read();
         if (done) return;
-        this.networkBytes += value.length;
+        if (!this.#onDisk) this.networkBytes += value.length;
         yield value;
       }
     } catch (error) {

@@ -2,7 +2,8 @@
 // handle also knows how many of the cache's rows are its own. So a call that extends a cache and whose result nobody takes,
 // because it was aborted, changes nothing for the handle.
 
-import { QLlamaError, array, floats, wrong } from './values.js';
+import { QLlamaError, wrong } from './errors.js';
+import { array, floats } from './values.js';
 
 /** What a handle stands for: `{ of, id, rows, state, disposed }`; a state is '', or why the handle cannot be used. */
 const inside = new WeakMap();

@@ -1,5 +1,8 @@
-/** A picture. A Blob of a PNG, JPEG or WebP file is decoded by the engine itself, so that pixels are the same everywhere. */
-export type Picture = Blob | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | HTMLVideoElement | VideoFrame;
+/**
+ * A picture. A file's bytes (PNG, JPEG or WebP) are decoded by the engine itself, so that pixels are the same everywhere.
+ * Outside of browsers a string or URL is the path of a file on disk.
+ */
+export type Picture = Blob | ArrayBuffer | ArrayBufferView | string | URL | ImageBitmap | ImageData | HTMLImageElement | HTMLCanvasElement | OffscreenCanvas | HTMLVideoElement | VideoFrame;
 
 /** An error with a stable `code`, such as `E_HTTP`, `E_INPUT`, `E_IMAGE`, `E_STATE`, `E_ADAPTER` or `E_DEVICE_LOST`. */
 export class QLlamaError extends Error {
@@ -19,8 +22,11 @@ export interface Progress {
 export interface LoadOptions {
   onProgress?: (progress: Progress) => void;
   signal?: AbortSignal;
-  /** Whether the model is kept in the browser for the next visit. Default `opfs`. */
-  cache?: 'opfs' | 'none';
+  /**
+   * Whether a model that comes over the network is kept: in the browser, or outside of browsers in the user's cache folder.
+   * Default `opfs` there, `disk` here.
+   */
+  cache?: 'opfs' | 'disk' | 'none';
   /**
    * The most bytes of GPU memory that the model may take. Where not all fits, weights that only pictures need are read
    * again for every picture; a model that still does not fit is refused with `E_LIMIT`.
@@ -218,9 +224,12 @@ export class QLlama {
   private constructor();
   /** Whether models can run here. This asks the browser for an adapter, and `load` does so by itself. */
   static supported(): Promise<{ ok: boolean; reason?: string }>;
-  /** `url` is a folder, or a `.gguf` file of the LLaMA family, absolute or relative to the page. */
+  /**
+   * `url` is a folder, or a `.gguf` file of the LLaMA family, absolute or relative to the page; outside of browsers an address
+   * or a path on disk.
+   */
   static load(url: string | URL, options?: LoadOptions): Promise<QLlama>;
-  /** Deletes the models kept in this browser for this site. */
+  /** Deletes the models kept in this browser for this site, or in this user's cache folder. */
   static clearCache(): Promise<void>;
   readonly info: ModelInfo;
   /** Has `listener` hear of each recovery from a lost GPU device; returns a function that ends that. */

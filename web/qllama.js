@@ -1,22 +1,14 @@
-// QLlama in the browser: captions, matching and text on WebGPU. All work happens in a worker that owns the model.
+// QLlama: captions, matching and text on WebGPU. All work happens in a worker that owns the model.
 
+import { QLlamaError, wrong } from './errors.js';
 import { PastKeyValues, Pasts } from './past.js';
-import { QLlamaError, array, bitmaps, floats, transferable, wellFormed, wholeNumbers, wrong } from './values.js';
+import { place } from './place.js';
+import { array, bitmaps, floats, transferable, wellFormed, wholeNumbers } from './values.js';
 
 export { PastKeyValues, QLlamaError };
 
-const NO_WEBGPU =
-  'this browser has no WebGPU. Chrome and Edge have it from version 113 on (Android: 121), Safari from 26, Firefox from 141 on Windows and 145 on Macs with Apple chips';
-
 const abortError = (signal) =>
   signal?.reason instanceof Error && signal.reason.name === 'AbortError' ? signal.reason : new DOMException('The call was aborted', 'AbortError');
-
-/** Why models cannot run here, as far as it shows without asking for an adapter; null where it does not. */
-function missing() {
-  if (typeof Worker === 'undefined' || typeof WebAssembly === 'undefined') return 'this browser has no WebAssembly or no workers';
-  if (!globalThis.isSecureContext) return 'WebGPU needs a secure page: open it by https, or from localhost';
-  return navigator.gpu ? null : NO_WEBGPU;
-}
 
 export class QLlama {
   /** Keeps the constructor to `load`. */
@@ -42,7 +34,7 @@ export class QLlama {
   constructor(key) {
     if (key !== QLlama.#key) throw new TypeError('use QLlama.load(url)');
     this.#name = `qllama-${Date.now()}-${Math.random().toString(36).slice(2)}`;
-    this.#worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name: this.#name });
+    this.#worker = place.worker(this.#name);
     this.#worker.onmessage = ({ data }) => this.#received(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
@@ -53,17 +45,15 @@ export class QLlama {
 
   /** Whether models can run here: `{ ok, reason? }`. Asks for an adapter; `load` does so itself. */
   static async supported() {
-    const reason = missing();
+    const reason = await place.missing();
     if (reason) return { ok: false, reason };
     let adapter = null;
     try {
-      adapter = await navigator.gpu.requestAdapter({ powerPreference: 'high-performance' });
+      adapter = await (await place.gpu()).requestAdapter({ powerPreference: 'high-performance' });
     } catch {
       // The same as none.
     }
-    if (!adapter) {
-      return { ok: false, reason: 'this browser has WebGPU, but offers no GPU adapter: the GPU may be blocked, or hardware acceleration turned off in the settings' };
-    }
+    if (!adapter) return { ok: false, reason: place.noAdapter };
     const buffers = adapter.limits.maxStorageBuffersPerShaderStage;
     if (buffers < 8) return { ok: false, reason: `the GPU adapter allows ${buffers} storage buffers a shader, and 8 are needed` };
     return { ok: true };
@@ -71,22 +61,16 @@ export class QLlama {
 
   /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page. */
   static async load(url, options = {}) {
-    const { onProgress, signal, cache = 'opfs', memoryBudget, kvCache, recover = true } = options ?? {};
+    const { onProgress, signal, cache = place.caches[0], memoryBudget, kvCache, recover = true } = options ?? {};
     if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
-    if (cache !== 'opfs' && cache !== 'none') throw wrong('cache: expected "opfs" or "none"');
+    if (!place.caches.includes(cache)) throw wrong(`cache: expected "${place.caches.join('" or "')}"`);
     if (memoryBudget !== undefined && !(Number.isFinite(memoryBudget) && memoryBudget > 0)) {
       throw wrong('memoryBudget: expected a number of bytes above 0');
     }
     if (typeof recover !== 'boolean') throw wrong('recover: expected true or false');
-    let absolute;
-    try {
-      absolute = new URL(url, document.baseURI).href;
-    } catch {
-      throw wrong(`url: ${JSON.stringify(String(url).slice(0, 120))} is no address`);
-    }
-    if (!/^https?:/.test(absolute)) throw wrong('url: expected an address that begins with http: or https:');
+    const absolute = place.address(url);
     if (signal?.aborted) throw abortError(signal);
-    const reason = missing();
+    const reason = await place.missing();
     if (reason) throw new QLlamaError('E_ADAPTER', reason);
     const model = new QLlama(QLlama.#key);
     model.#recover = recover;
@@ -100,11 +84,10 @@ export class QLlama {
     }
   }
 
-  /** Deletes the models kept in this browser for this site. Models that are loaded stay so. */
+  /** Deletes the models kept in this browser for this site, or in this user's cache folder. Models that are loaded stay so. */
   static async clearCache() {
     try {
-      const root = await navigator.storage.getDirectory();
-      await root.removeEntry('qllama', { recursive: true });
+      await place.clear();
     } catch (error) {
       if (error.name !== 'NotFoundError') throw new QLlamaError('E_STORAGE', `the cache could not be cleared: ${error.message}`);
     }
@@ -221,13 +204,9 @@ export class QLlama {
     for (const call of [...this.#calls.values()]) call.settle(() => call.reject(this.#dead));
   }
 
-  /** Learns of the worker's end by the lock that it holds while it lives. */
+  /** Learns of the worker's end. */
   #watch() {
-    navigator.locks
-      .request(this.#name, { signal: this.#ended.signal }, () => {
-        this.#die('E_DEVICE_LOST', 'the worker ended; load the model again');
-      })
-      .catch(() => {});
+    place.watch(this.#name, this.#ended.signal, () => this.#die('E_DEVICE_LOST', 'the worker ended; load the model again'));
   }
 
   #received(data) {
@@ -268,11 +247,13 @@ export class QLlama {
         onProgress,
         settle: (how) => {
           this.#calls.delete(id);
+          if (this.#calls.size === 0) this.#worker.busy(false);
           signal?.removeEventListener('abort', abort);
           how();
         },
       };
       this.#calls.set(id, call);
+      this.#worker.busy(true);
       signal?.addEventListener('abort', abort);
       try {
         this.#worker.postMessage({ id, method, args }, transfer);
@@ -326,7 +307,7 @@ function heard(listener, what) {
   try {
     listener?.(what);
   } catch (error) {
-    reportError(error);
+    place.report(error);
   }
 }
 

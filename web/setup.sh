@@ -11,6 +11,7 @@ fi
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v firefox-esr >/dev/null || command -v firefox >/dev/null || missing+=(firefox-esr)
 [ ${#missing[@]} != 0 ] || exit 0
 command -v apt-get >/dev/null || { echo "web/setup.sh: install these by hand: ${missing[*]}" >&2; exit 1; }
 as_root=''

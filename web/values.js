@@ -1,19 +1,7 @@
-// What crosses to the worker: arrays, pictures, texts; and the errors of what cannot.
+// What crosses to the worker: arrays, pictures, texts.
 
-/** An error with a stable `code`. */
-export class QLlamaError extends Error {
-  /**
-   * @param {string} code
-   * @param {string} message
-   */
-  constructor(code, message) {
-    super(message);
-    this.name = 'QLlamaError';
-    this.code = code;
-  }
-}
-
-export const wrong = (message) => new QLlamaError('E_INPUT', message);
+import { QLlamaError, wrong } from './errors.js';
+import { place } from './place.js';
 
 /** Lone surrogates become U+FFFD, as in files. */
 export function wellFormed(text) {
@@ -50,8 +38,11 @@ export function array(key, given, of) {
 
 const is = (value, type) => typeof globalThis[type] === 'function' && value instanceof globalThis[type];
 
-/** A picture in a form that can be sent. Blobs go as they are: the engine decodes them itself. */
+/** A picture in a form that can be sent. Bytes of files go as they are: the engine decodes them itself. */
 export async function transferable(image) {
+  const own = await place.picture(image);
+  if (own) return own;
+  if (image instanceof ArrayBuffer || ArrayBuffer.isView(image)) return { bytes: file(image) };
   if (is(image, 'Blob')) return { blob: image };
   if (is(image, 'ImageData')) {
     if (image.data.buffer.detached) throw wrong('image: its buffer is detached');
@@ -66,7 +57,13 @@ export async function transferable(image) {
       throw new QLlamaError('E_IMAGE', `this picture cannot be read: ${error.message}`);
     }
   }
-  throw wrong('image: expected a Blob, ImageBitmap, ImageData, image, canvas, video or VideoFrame');
+  throw wrong('image: expected a Blob, an ArrayBuffer or Uint8Array of a file, ImageBitmap, ImageData, image, canvas, video or VideoFrame');
+}
+
+/** A copy of the bytes of a file: the caller's own stay the caller's. */
+export function file(data) {
+  if ((data.buffer ?? data).detached) throw wrong('image: its buffer is detached');
+  return ArrayBuffer.isView(data) ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() : new Uint8Array(data.slice(0));
 }
 
 export const bitmaps = (images) => images.filter((image) => image.bitmap).map((image) => image.bitmap);

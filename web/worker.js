@@ -92,12 +92,12 @@ function info() {
 async function picture(image) {
   if (image.bitmap) return pixels(image.bitmap);
   if (image.rgba) return image;
-  const bytes = new Uint8Array(await image.blob.arrayBuffer());
+  const bytes = image.bytes ?? new Uint8Array(await image.blob.arrayBuffer());
   const starts = (...codes) => codes.every((code, i) => bytes[i] === code);
   const known = starts(0x89, 0x50, 0x4e, 0x47) || starts(0xff, 0xd8) || starts(0x52, 0x49, 0x46, 0x46);
   if (known || bytes.length === 0) return { bytes };
   try {
-    return pixels(await createImageBitmap(image.blob, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }));
+    return pixels(await createImageBitmap(image.blob ?? new Blob([bytes]), { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }));
   } catch {
     throw fault('E_IMAGE', { reason: 'this is no picture that the engine or this browser can read; PNG, JPEG and WebP always work' });
   }

@@ -58,10 +58,13 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
   console.log(table, vectors, logits?.length, map.values[0], map.perToken.length, info.adapter, info.storageNote, first.loss);
   await model.dispose();
   await QLlama.clearCache();
+  await model.captionText(new Uint8Array(8));
+  await model.captionText(new ArrayBuffer(8));
+  await (await QLlama.load('a', { cache: 'disk' })).captionText('cat.png');
   // @ts-expect-error
   new QLlama();
   // @ts-expect-error
-  await QLlama.load('a', { cache: 'disk' });
+  await QLlama.load('a', { cache: 'memory' });
   // @ts-expect-error
   await model.match([file], ['a'], { mode: 'x' });
   // @ts-expect-error
@@ -71,7 +74,7 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
   // @ts-expect-error
   new PastKeyValues();
   // @ts-expect-error
-  model.caption('no picture');
+  model.caption(5);
   // @ts-expect-error
   model.info = info;
 }

@@ -108,7 +108,12 @@ impl Pipelines {
             layout: Some(&pipeline_layout),
             module: &self.module(key.kernel, &key.operands),
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions { constants: &key.constants(), ..Default::default() },
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &key.constants(),
+                // One lane would do it in HLSL and MSL, which took Microsoft's compiler 12 s for one kernel. No kernel reads
+                // what it did not write: `ops::checks::dirty_memory`.
+                zero_initialize_workgroup_memory: false,
+            },
             cache: None,
         });
         self.pipelines.lock().unwrap().insert(key, pipeline.clone());

@@ -35,7 +35,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Writes `NUMBER-KERNEL.spv` and so on. HLSL comes in two versions: DXC's, and FXC's as `NUMBER-KERNEL.5_1.hlsl`.
+/// Writes `NUMBER-KERNEL.spv` and so on. HLSL comes in two versions: 6.0 for DXC, 5.1 for FXC.
 fn translate(pipelines: &str, folder: &Path) -> Result<(), String> {
     std::fs::create_dir_all(folder).map_err(|e| format!("{}: {e}", folder.display()))?;
     let (mut count, mut faults) = (0, Vec::new());
@@ -55,7 +55,7 @@ fn translate(pipelines: &str, folder: &Path) -> Result<(), String> {
         let spirv = targets::spirv(&module, false).map(|words| words.iter().flat_map(|w| w.to_le_bytes()).collect());
         let written = [
             ("spv", spirv),
-            ("hlsl", hlsl(targets::DXC)),
+            ("6_0.hlsl", hlsl(targets::DXC)),
             ("5_1.hlsl", hlsl(targets::FXC)),
             ("metal", targets::msl(&module).map(String::into_bytes)),
             ("comp", targets::glsl(&module).map(String::into_bytes)),
