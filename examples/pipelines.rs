@@ -2,7 +2,8 @@
 //!
 //! `cargo run --example pipelines > pipelines.jsonl`. A line has `kernel`, its whole `wgsl`, the `constants` that override
 //! the shader's, and `bindings`, the operands in order: `read` and `write` are buffers, `texture` is read, `pieces` and
-//! `words` are textures that are written. Behind them comes the uniform buffer of the parameters.
+//! `words` are textures that are written. Behind them comes the uniform buffer of the parameters, and where a shader has a
+//! `@group(1)`, that of `shared/part`.
 
 use std::collections::HashSet;
 use std::io::{self, BufWriter, Write};

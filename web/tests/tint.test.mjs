@@ -24,7 +24,10 @@ async function faults(device, { kernel, wgsl, constants, bindings }) {
   device.pushErrorScope('validation');
   device.pushErrorScope('internal');
   const entries = [...bindings, 'uniform'].map((binding, i) => ({ binding: i, visibility: GPUShaderStage.COMPUTE, ...BINDINGS[binding] }));
-  const layout = device.createPipelineLayout({ bindGroupLayouts: [device.createBindGroupLayout({ entries })] });
+  const groups = [entries];
+  // Where in its grid a part begins: shaders/shared/part.wgsl.
+  if (wgsl.includes('@group(1)')) groups.push([0, 1].map((binding) => ({ binding, visibility: GPUShaderStage.COMPUTE, buffer: { type: 'uniform', hasDynamicOffset: true } })));
+  const layout = device.createPipelineLayout({ bindGroupLayouts: groups.map((entries) => device.createBindGroupLayout({ entries })) });
   const module = device.createShaderModule({ code: wgsl, label: kernel });
   const { messages } = await module.getCompilationInfo();
   found.push(...messages.map(({ type, lineNum, message }) => `${type} in line ${lineNum}: ${message}`));

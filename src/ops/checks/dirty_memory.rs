@@ -10,7 +10,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use super::words;
 use crate::device::recording::{Dispatch, Kernel, PipelineKey, Recording};
 use crate::device::tensor::{Storage, Tensor};
-use crate::device::wgsl::Access;
+use crate::device::wgsl::{Access, Import};
 use crate::ops::KERNELS;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::testing::{Random, gpu_device};
@@ -85,8 +85,11 @@ fn changed(dispatch: &Dispatch, change: impl Fn(&str, u32) -> Option<String>) ->
     let key = PipelineKey::of(dispatch);
     let text = dispatch.kernel.wgsl(&key.operands);
     let text = change(&text, lanes(&text, &dispatch.constants))?;
-    let Kernel { name, params, reference, .. } = *dispatch.kernel;
-    let kernel = Kernel { name, source: text.leak(), parts: &[], params, reference };
+    let Kernel { name, params, reference, work, .. } = *dispatch.kernel;
+    // The text is whole; the import says that its grid can be dispatched in parts.
+    let imports = &[Import { name: "shared/part", source: "" }];
+    let source = if dispatch.kernel.divides() { format!("#import shared/part\n{text}") } else { text };
+    let kernel = Kernel { name, source: source.leak(), imports, params, reference, work };
     Some(Dispatch { kernel: Box::leak(Box::new(kernel)), ..dispatch.clone() })
 }
 
