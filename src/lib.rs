@@ -52,10 +52,12 @@
 //! | `nets` | InternViT, QLLaMA, the CLIP heads: the formulas | |
 //! | `generate` | options, prompts, steps, beam search | |
 //! | `model` | what users meet | |
+//! | `bench` | what a model reaches on a device, beside what that can do at best | |
 //! | `train` | losses, gradients, and the steps that weights take | |
 //! | `quantize` | checkpoints with smaller weights | |
 //! | `web` | the edge to JavaScript | `wasm_bindgen` in `web`, `web_sys` in `web`, `js_sys` in `web` |
 
+mod bench;
 mod device;
 mod error;
 mod files;
@@ -100,6 +102,8 @@ pub use model::demo;
 /// The engine's parts, for this project's own command line, tests and examples. Anything here may change at any time.
 #[doc(hidden)]
 pub mod internals {
+    pub use crate::bench::{Figures, KernelLine, Roofs, StepRate, html, measure};
+    pub use crate::device::count::Count;
     pub use crate::device::gpu::{Candidate, Gpu, candidates};
     pub use crate::device::recording::Recording;
     pub use crate::device::recording::{Kernel, PipelineKey};
@@ -110,6 +114,8 @@ pub mod internals {
     pub use crate::files::checkpoint::{Checkpoint, ElementType, Requirement};
     pub use crate::files::config::Target;
     pub use crate::files::gguf::{BlockType, Gguf};
+    #[cfg(not(target_arch = "wasm32"))]
+    pub use crate::files::random::{RandomCheckpoint, RandomFormat, published};
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::files::safetensors::{CheckpointWriter, NewTensor, read_tensor_file, write_tensors};
     pub use crate::files::safetensors::{
@@ -131,7 +137,6 @@ pub mod internals {
     pub use crate::ops::cache::kv_cache::KvCache;
     pub use crate::ops::cache::rope::RopeTables;
     pub use crate::ops::examples::{Examples, Fill, Op};
-    pub use crate::ops::roof::{fmas_per_round, invocations, roof_fma, roof_read};
     pub use crate::ops::rows::embed::embed;
     pub use crate::ops::{KERNELS, Rows};
     pub use crate::panics::in_words as panic_in_words;

@@ -2,6 +2,7 @@
 // By erfc, so that nothing cancels for x far below 0. With f32's rounding y is within 1e-6 for |x| up to 10.
 
 #import shared/grid
+#import shared/part
 #import shared/erfc
 
 override LANES: u32 = 64u;
@@ -16,7 +17,8 @@ struct Params {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let at = (group.x + group.y * GRID_X) * LANES + lane;
+    let place = in_grid(group);
+    let at = (place.x + place.y * GRID_X) * LANES + lane;
     if at >= p.count {
         return;
     }

@@ -1,6 +1,7 @@
 // y = silu(gate) * up with silu(g) = g / (1 + exp(-g)), an invocation four elements; f32.
 
 #import shared/grid
+#import shared/part
 #import shared/silu
 #import shared/y_in_{0}
 
@@ -24,7 +25,8 @@ fn element(start: u32, i: u32) -> f32 {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let at = (group.x + group.y * GRID_X) * LANES + lane;
+    let place = in_grid(group);
+    let at = (place.x + place.y * GRID_X) * LANES + lane;
     let row = at / fours_of(p.inner);
     let four = at % fours_of(p.inner);
     if row >= p.rows {

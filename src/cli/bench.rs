@@ -1,21 +1,41 @@
 //! `qllama bench`: what the model reaches on an adapter, beside what the adapter can do at best.
 
+use std::fs::File;
+use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::ValueEnum;
 use clap::builder::RangedU64ValueParser;
 use pollster::block_on;
-use qllama::internals::{DType, Recording, fmas_per_round, invocations, roof_fma, roof_read};
-use qllama::{Array, CAPTION_PROMPT, Device, GenerateInputs, GenerateOptions, Model, PixelValues, Result};
+use qllama::internals::{Figures, RandomCheckpoint, RandomFormat, html, measure as measure_steps, published};
+use qllama::{
+    Array, CAPTION_PROMPT, Error, GenerateInputs, GenerateOptions, KvCacheType, Location, Model, Opened, PixelValues,
+    Result,
+};
+use serde_json::Value;
 
-use crate::common::Common;
+use crate::common::{Common, base_name};
 use crate::generation::words;
 use crate::info::size;
 use crate::out::say;
 
-/// Measure prefill, decode and time to the first token, beside what the adapter can do at best.
+/// Measure loading, vision, prefill, decode and each of its kernels, beside what the adapter can do at best.
+///
+/// With --shape 14b no checkpoint is needed: the published sizes with random weights. Where the adapter has not enough
+/// memory for them, --memory-budget leaves those that only pictures need to be made again for every picture.
 #[derive(clap::Args)]
 pub struct Args {
+    /// Measure these sizes with random weights, instead of a checkpoint.
+    #[arg(long, value_enum, value_name = "SIZES", conflicts_with = "model")]
+    shape: Option<ShapeArg>,
+    /// How the weights of --shape are stored.
+    #[arg(long, value_enum, default_value = "w4", value_name = "FORMAT", requires = "shape")]
+    format: FormatArg,
+    /// Also write a page with plots, in one file that can be sent.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Tokens of the prompt; without it, the prompt is `English caption:`.
     #[arg(long, value_parser = at_least_one(), value_name = "N")]
     prompt_tokens: Option<usize>,
@@ -37,16 +57,42 @@ fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 31)
 }
 
-/// Bytes of the buffer that the reading roof reads: within the portable binding limit, beyond usual caches.
-const ROOF_BYTES: usize = 96 << 20;
-const ROOF_ROUNDS: u32 = 4096;
+/// Sizes that need no checkpoint.
+#[derive(Clone, Copy, ValueEnum)]
+enum ShapeArg {
+    /// InternVL-14B-224px, as published.
+    #[value(name = "14b")]
+    Published,
+}
+
+/// How linear layers are stored.
+#[derive(Clone, Copy, ValueEnum)]
+enum FormatArg {
+    /// 4 bits, in groups of 128.
+    W4,
+    /// 8 bits, in groups of 128.
+    W8,
+    /// BF16, as published.
+    Bf16,
+}
+
+impl From<FormatArg> for RandomFormat {
+    fn from(format: FormatArg) -> RandomFormat {
+        match format {
+            FormatArg::W4 => RandomFormat::Int { bits: 4, group: 128 },
+            FormatArg::W8 => RandomFormat::Int { bits: 8, group: 128 },
+            FormatArg::Bf16 => RandomFormat::BF16,
+        }
+    }
+}
 
 pub fn run(args: Args, started: Instant) -> Result<()> {
     block_on(measure(args, started))
 }
 
 async fn measure(args: Args, started: Instant) -> Result<()> {
-    let model = args.common.open()?.load()?;
+    let report = args.report.as_deref().map(create).transpose()?;
+    let model = open(&args)?.load()?;
     let loaded = started.elapsed().as_secs_f64();
     let network = model.network();
     let text = &network.config.text;
@@ -75,9 +121,19 @@ async fn measure(args: Args, started: Instant) -> Result<()> {
         values[values.len() / 2]
     };
     let (vision, prefill, decode) = (median(&|r| r.vision), median(&|r| r.prefill), median(&|r| r.decode));
-    // Before the roofs take memory of their own.
+    // Before the rest takes memory of its own.
     let (held, peak) = network.device().memory();
-    let roofs = roofs(network.device()).await?;
+    let tells = std::io::stderr().is_terminal();
+    let figures = measure_steps(&model, options.kv_cache.unwrap_or(KvCacheType::F32), &mut |stage| {
+        if tells {
+            eprint!("\r\x1b[Kmeasuring {stage}");
+        }
+    })
+    .await?;
+    if tells {
+        eprint!("\r\x1b[K");
+    }
+    let roofs = (figures.roofs.read_bytes, figures.roofs.multiply_adds);
     let rows = prompt.len() + if network.config.vision.is_some() { text.num_query_token } else { 0 };
     let steps = (args.tokens - 1).max(1) as f64;
     let weights = network.decoder().weights_per_token();
@@ -86,16 +142,28 @@ async fn measure(args: Args, started: Instant) -> Result<()> {
     let read = weights.bytes as f64 * decode_rate;
     let fma = weights.multiply_adds as f64 * prefill_rate;
     let info = network.device().info();
-    let json = serde_json::json!({
+    let name = match (args.shape, &args.common.model) {
+        (Some(ShapeArg::Published), _) => "InternVL-14B-224px with random weights".into(),
+        (None, Some(path)) => base_name(path),
+        (None, None) => "the demo model".into(),
+    };
+    let mut json = serde_json::json!({
+        "model": name, "has_vision": network.config.vision.is_some(),
         "adapter": info.name, "backend": info.backend,
         "load_seconds": loaded, "first_word_seconds": first_word,
         "vision_seconds": vision, "prefill_rows": rows, "prefill_rows_per_second": prefill_rate,
         "decode_tokens_per_second": decode_rate, "time_to_first_token_seconds": vision + prefill,
         "dispatches_per_token": rounds[0].dispatches, "weight_bytes_per_token": weights.bytes,
         "gpu_bytes_held": held, "gpu_bytes_peak": peak,
-        "roof_read_bytes_per_second": roofs.0, "roof_multiply_adds_per_second": roofs.1,
         "decode_share_of_read_roof": read / roofs.0, "prefill_share_of_arithmetic_roof": fma / roofs.1,
     });
+    if let (Value::Object(json), Value::Object(more)) = (&mut json, figures.json()) {
+        json.extend(more);
+    }
+    if let (Some(mut file), Some(path)) = (report, &args.report) {
+        let written = file.write_all(html(&json).as_bytes()).and_then(|()| file.flush());
+        written.map_err(|e| Error::Io { file: base_name(path), reason: e.to_string() })?;
+    }
     if args.common.json {
         say!("{json}");
         return Ok(());
@@ -114,6 +182,7 @@ async fn measure(args: Args, started: Instant) -> Result<()> {
         roofs.1 / 1e9,
         100.0 * fma / roofs.1
     );
+    say_figures(&figures);
     Ok(())
 }
 
@@ -157,29 +226,41 @@ async fn round(model: &Model, prompt: &[u32], options: &GenerateOptions) -> Resu
     Ok(Round { vision, prefill, decode, dispatches: network.dispatches_per_token() })
 }
 
-/// Bytes read a second, and multiply-adds a second, at best of three.
-async fn roofs(device: &Device) -> Result<(f64, f64)> {
-    let mut pool = device.pool();
-    let out = pool.alloc(DType::U32, &[invocations()])?;
-    let sums = pool.alloc(DType::F32, &[invocations()])?;
-    let words = pool.alloc(DType::U32, &[ROOF_BYTES / 4])?;
-    let rounds = if device.as_gpu().is_some() { ROOF_ROUNDS } else { ROOF_ROUNDS / 64 };
-    let mut best = (f64::MAX, f64::MAX);
-    for _ in 0..4 {
-        let mut r = Recording::new();
-        roof_read(&mut r, words, out);
-        best.0 = best.0.min(timed(device, &r).await?);
-        let mut r = Recording::new();
-        roof_fma(&mut r, sums, rounds);
-        best.1 = best.1.min(timed(device, &r).await?);
+/// The model that is measured: the command line's, or random weights of published sizes.
+fn open(args: &Args) -> Result<Opened<'static>> {
+    match args.shape {
+        None => args.common.open(),
+        Some(ShapeArg::Published) => {
+            let source = RandomCheckpoint::new(&published(), args.format.into())?;
+            args.common.open_at(Location::Folder(Box::new(source)))
+        }
     }
-    Ok((ROOF_BYTES as f64 / best.0, (fmas_per_round() * u64::from(rounds)) as f64 / best.1))
 }
 
-async fn timed(device: &Device, recording: &Recording) -> Result<f64> {
-    let plan = device.prepare(recording)?;
-    let start = Instant::now();
-    device.run(&plan)?;
-    device.finish().await?;
-    Ok(start.elapsed().as_secs_f64())
+/// A file for the report, made before minutes are spent on what is in it.
+fn create(path: &Path) -> Result<File> {
+    File::create(path).map_err(|e| Error::Io { file: base_name(path), reason: e.to_string() })
+}
+
+fn say_figures(figures: &Figures) {
+    for step in &figures.steps {
+        let beams = if step.beams == 1 { "greedy".into() } else { format!("{} beams", step.beams) };
+        say!("steps                {:.2} a second, {beams}, behind {} rows", 1.0 / step.seconds, step.rows);
+    }
+    say!();
+    say!("kernels of a step behind {} rows, which takes {:.2} ms:", figures.kernel_rows, figures.kernel_step * 1e3);
+    say!("     ms  share  calls      GB/s  G multiply-adds/s  % of roof  kernel");
+    for line in &figures.kernels {
+        say!(
+            "{:7.3} {:5.1}% {:6} {:9.2} {:18.2} {:10.1}  {} {}",
+            line.seconds * 1e3,
+            100.0 * figures.share(line),
+            line.dispatches,
+            line.work.bytes as f64 / line.seconds / 1e9,
+            line.work.multiply_adds as f64 / line.seconds / 1e9,
+            100.0 * figures.roofs.share(line.work, line.seconds),
+            line.name,
+            line.shape
+        );
+    }
 }

@@ -52,8 +52,13 @@ impl Common {
 
     /// Reads everything of a model but the weights, whose loading will show a bar on a terminal.
     pub fn open(&self) -> Result<Opened<'static>> {
+        self.open_at(self.location()?)
+    }
+
+    /// As [`Common::open`], of other files.
+    pub fn open_at(&self, location: Location) -> Result<Opened<'static>> {
         let bar = progress_bar("loading");
-        let mut builder = qllama::Builder::new(self.location()?).adapter(adapter(self.adapter.as_deref()));
+        let mut builder = qllama::Builder::new(location).adapter(adapter(self.adapter.as_deref()));
         if let Some(bytes) = self.memory_budget {
             builder = builder.memory_budget(bytes);
         }

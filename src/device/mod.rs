@@ -6,6 +6,7 @@
 mod adapter;
 pub mod array;
 pub mod choices;
+pub mod count;
 pub mod cpu;
 mod cut;
 mod executor;

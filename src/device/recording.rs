@@ -99,8 +99,8 @@ impl Dispatch {
 
     /// Bytes of all operands; a tensor that stands in for one that is not there counts once.
     pub fn operand_bytes(&self) -> u64 {
-        let ids = |i: usize| self.operands[..i].iter().map(|(tensor, _)| tensor.id);
-        let new = self.operands.iter().enumerate().filter(|(i, (tensor, _))| !ids(*i).any(|id| id == tensor.id));
+        let before = |i: usize| self.operands[..i].iter().map(|(tensor, _)| tensor);
+        let new = self.operands.iter().enumerate().filter(|(i, (tensor, _))| !before(*i).any(|t| t == tensor));
         new.map(|(_, (tensor, _))| tensor.size_bytes() as u64).sum()
     }
 

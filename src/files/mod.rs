@@ -8,5 +8,7 @@ pub mod location;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod new_folder;
 pub mod peft;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod random;
 pub mod safetensors;
 pub mod source;

@@ -3,6 +3,9 @@
 mod ahead;
 pub(crate) mod beams;
 pub(crate) mod check;
+#[cfg(test)]
+mod counts;
 pub(crate) mod inputs;
 pub(crate) mod options;
+pub(crate) mod probe;
 pub(crate) mod session;

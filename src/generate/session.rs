@@ -106,7 +106,7 @@ struct Session<'a> {
 }
 
 /// What a step reads and writes; a row is a sequence, or a beam of one.
-struct State {
+pub(crate) struct State {
     rows: usize,
     /// U32 [rows]: the ids that the next step starts from.
     tokens: Tensor,
@@ -128,16 +128,12 @@ struct State {
 
 impl<'a> Session<'a> {
     fn new(model: &'a Qllama, device: &Device, prompt: &Prompt, options: &'a Resolved) -> Result<Session<'a>> {
-        let rows = prompt.batch * options.copies();
-        // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
-        let cache_rows = prompt.batch * prompt.rows + rows * options.max_new_tokens;
-        let mut cache_pool = device.pool();
-        let cache = |_: &Layer| KvCache::alloc(&mut cache_pool, options.kv_cache.dtype(), cache_rows, model.heads());
-        let caches = model.layers.iter().map(cache).collect::<Result<Vec<_>>>()?;
+        let (cache_pool, caches) = caches_for(model, device, prompt, options)?;
         let mut pool = device.pool();
         let state = State::new(&mut pool, prompt, options)?;
         let prefill = state.prefill(model, device, &mut pool, prompt, &caches, options)?;
-        let decode = state.decode(model, device, &mut pool, prompt, &caches, options)?;
+        let (recording, chosen) = state.decode(model, device, &mut pool, prompt, &caches, options)?;
+        let decode = Step { plan: device.prepare(&recording)?, chosen };
         Ok(Session {
             options,
             device: device.clone(),
@@ -249,6 +245,21 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Keys and values of a generation, one pair a layer, in a pool of their own.
+pub(crate) fn caches_for(
+    model: &Qllama,
+    device: &Device,
+    prompt: &Prompt,
+    options: &Resolved,
+) -> Result<(Pool, Vec<KvCache>)> {
+    // The prompt's keys stand once a picture; behind them each beam has rows of its own for what it generates.
+    let cache_rows = prompt.batch * (prompt.rows + options.copies() * options.max_new_tokens);
+    let mut pool = device.pool();
+    let cache = |_: &Layer| KvCache::alloc(&mut pool, options.kv_cache.dtype(), cache_rows, model.heads());
+    let caches = model.layers.iter().map(cache).collect::<Result<Vec<_>>>()?;
+    Ok((pool, caches))
+}
+
 impl Prompt<'_> {
     /// Rows of each sequence that may be seen.
     fn lengths(&self) -> impl Iterator<Item = usize> {
@@ -274,7 +285,7 @@ impl Prompt<'_> {
 }
 
 impl State {
-    fn new(pool: &mut Pool, prompt: &Prompt, options: &Resolved) -> Result<State> {
+    pub(crate) fn new(pool: &mut Pool, prompt: &Prompt, options: &Resolved) -> Result<State> {
         let (beams, new) = (options.copies(), options.max_new_tokens);
         let rows = prompt.batch * beams;
         let capacity = prompt.rows + new;
@@ -346,8 +357,8 @@ impl State {
         Ok(Step { plan: device.prepare(&r)?, chosen })
     }
 
-    /// The pass over one token a row, played again and again.
-    fn decode(
+    /// The pass over one token a row, to be played again and again, and what it leaves for the host.
+    pub(crate) fn decode(
         &self,
         model: &Qllama,
         device: &Device,
@@ -355,7 +366,7 @@ impl State {
         prompt: &Prompt,
         caches: &[KvCache],
         options: &Resolved,
-    ) -> Result<Step> {
+    ) -> Result<(Recording, Vec<Tensor>)> {
         let beams = self.rows / prompt.batch;
         let of_row = |row: usize| {
             let of_prompt = &prompt.attention_mask[row / beams * prompt.rows..][..prompt.rows];
@@ -378,7 +389,7 @@ impl State {
         let logits = model.logits(&mut r, passed.last_hidden_state);
         advance(&mut r, self.table, self.past, self.positions, self.slots);
         let chosen = self.choose(&mut r, logits, options, pool)?;
-        Ok(Step { plan: device.prepare(&r)?, chosen })
+        Ok((r, chosen))
     }
 
     /// Records the choice of the next tokens. Returns what the host reads of it, kept in `pool`.

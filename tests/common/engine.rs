@@ -4,9 +4,9 @@
 pub use qllama::internals::{
     BlockType, Candidate, Checkpoint, CheckpointWriter, CrossStates, Crossed, DType, ElementType, Event, Folder,
     Footprint, Format, Gguf, Gpu, Keys, KvCache, Loader, Mask, Memory, NamedTensor, Network, NewTensor, Observed, Pass,
-    QuantizeOptions, Recording, Requirement, Residency, Rows, SUMMARIZE, StoredRows, Summary, Target, TensorType,
-    Vision, candidates, decode as decode_image, embed, header_length, parse_header, quantize, read_tensor_file,
-    read_tensors, tensors_to_bytes, write_tensors,
+    QuantizeOptions, RandomCheckpoint, RandomFormat, Recording, Requirement, Residency, Rows, SUMMARIZE, StoredRows,
+    Summary, Target, TensorType, Vision, candidates, decode as decode_image, embed, header_length, parse_header,
+    published, quantize, read_tensor_file, read_tensors, tensors_to_bytes, write_tensors,
 };
 pub use qllama::{
     AdapterWeights, Array, Builder, CAPTION_PROMPT, CaptionOptions, Config, Device, DeviceInfo, EarlyStopping, Error,

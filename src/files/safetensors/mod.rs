@@ -14,4 +14,4 @@ pub use tensors::{NamedTensor, read_tensors, tensors_to_bytes};
 #[cfg(not(target_arch = "wasm32"))]
 pub use tensors::{read_tensor_file, write_tensors};
 #[cfg(not(target_arch = "wasm32"))]
-pub use writer::{CheckpointWriter, NewTensor};
+pub use writer::{CheckpointWriter, NewTensor, file_header};

@@ -68,7 +68,7 @@ impl CheckpointWriter {
                 1 => WEIGHTS.to_string(),
                 _ => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
             };
-            let (header, starts) = header(&tensors);
+            let (header, starts) = file_header(&tensors);
             for (tensor, start) in tensors.iter().zip(starts) {
                 let place = (number, header.len() as u64 + start, tensor.bytes().expect("checked above"));
                 if writer.places.insert(tensor.name.clone(), place).is_some() {
@@ -137,7 +137,10 @@ impl CheckpointWriter {
 }
 
 /// The bytes in front of the data, length first, and where each tensor's data begin behind them.
-fn header(tensors: &[&NewTensor]) -> (Vec<u8>, Vec<u64>) {
+///
+/// # Panics
+/// When a tensor's size is beyond 64 bits.
+pub fn file_header(tensors: &[&NewTensor]) -> (Vec<u8>, Vec<u64>) {
     let mut json = String::from(r#"{"__metadata__":{"format":"pt"}"#);
     let mut starts = Vec::with_capacity(tensors.len());
     let mut end = 0;

@@ -147,7 +147,7 @@ fn work(dispatch: &Dispatch) -> Work {
 pub(super) fn product_work(dispatch: &Dispatch, shape: [u32; 3]) -> Work {
     let mut words: Vec<Tensor> = Vec::new();
     for (tensor, _) in &dispatch.operands[2..5] {
-        if !words.iter().any(|seen| seen.id == tensor.id) {
+        if !words.contains(tensor) {
             words.push(*tensor);
         }
     }

@@ -11,7 +11,7 @@ static READ: Kernel = kernel!("roof", "roof_read", Params, read_reference);
 static FMA: Kernel = kernel!("roof", "roof_fma", Params, fma_reference, fma_work);
 
 /// Workgroups of either kernel.
-const WORKGROUPS: u32 = 256;
+const WORKGROUPS: u32 = 4096;
 /// Independent sums of an invocation of the multiply-add kernel, four numbers each.
 const CHAINS: u32 = 4;
 
