@@ -87,14 +87,17 @@ pub use files::source::{LocalFuture, Source};
 pub use generate::beams::EarlyStopping;
 pub use generate::inputs::GenerateInputs;
 pub use generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
-pub use image::{Picture, PixelValues, Preprocessor};
+pub use image::{Picture, PixelValues, Preprocessor, Variation};
 pub use model::{
     AttentionMap, Builder, CAPTION_PROMPT, Caption, CaptionOptions, ForwardInputs, ForwardOutputs, Generation,
     IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt, Recovered,
 };
 pub use ops::logits::sampling::Sampling;
 pub use text::{DecodeStream, Tokenizer};
-pub use train::{Gradients, Objective, Of};
+pub use train::{
+    ALL_TARGETS, Batch, Example, Gradients, Lesson, Objective, Of, Schedule, StepReport, Taught, Trainer,
+    TrainerOptions, TrainingState,
+};
 
 #[cfg(feature = "demo")]
 pub use model::demo;

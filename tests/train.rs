@@ -1,6 +1,9 @@
 //! Gradients and training steps against what PyTorch and `peft` computed: every key of the `train-*` fixtures.
 
-use crate::common::engine::{AdapterWeights, Array, Device, Folder, ForwardInputs, Gradients, Model, Objective, Of};
+use crate::common::engine::{
+    AdapterWeights, Array, Batch, Device, Folder, ForwardInputs, Gradients, Model, Objective, Of, TensorType,
+    TrainerOptions, read_tensors,
+};
 use crate::common::{Checks, Expected, close, fixture, gpu, load};
 use pollster::block_on;
 
@@ -136,4 +139,72 @@ fn gradients_of_a_given_one() {
         compare(&checks, &e, "", &found, DENSE);
         checks.finish();
     }
+}
+
+/// Ten steps of AdamW from the published adapter: losses, norms, rates, weights and moments.
+#[test]
+fn ten_steps() {
+    let folder = "train-qllama";
+    let bytes = std::fs::read(fixture(folder).join("steps.safetensors")).unwrap();
+    let tensors = read_tensors("steps.safetensors", &bytes).unwrap();
+    let expected = |name: &str| {
+        let tensor = tensors.get(name).unwrap_or_else(|| panic!("no {name}"));
+        let values = match tensor.dtype {
+            TensorType::F64 => tensor.data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+            _ => tensor.to_f32().unwrap(),
+        };
+        Array::new(&tensor.shape, values)
+    };
+    let source = Folder::open(fixture(folder).join("adapter")).unwrap();
+    let start = block_on(AdapterWeights::read(&source)).unwrap();
+    let e = Expected::open(folder);
+    let batch = Batch {
+        input_ids: e.i64("input_ids"),
+        attention_mask: e.i64("attention_mask"),
+        labels: e.i64("labels"),
+        query_embeds: Some(e.f32("query_embeds")),
+        vision_hidden_states: Some(e.f32("vision_hidden_states")),
+    };
+    for device in [gpu(), Device::cpu()] {
+        let mut model = load("tests/data/fixtures/qllama-base", &device);
+        let options = TrainerOptions { first_step: 0, steps: 10, warmup: 3, ..Default::default() };
+        let mut trainer = block_on(model.trainer_async(options, Some(start.clone()))).unwrap();
+        let checks = Checks::default();
+        let (mut losses, mut norms, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+        for step in 1..=10 {
+            let report = block_on(trainer.step(std::slice::from_ref(&batch))).unwrap();
+            assert!(!report.skipped && report.step == step);
+            losses.push(report.loss);
+            norms.push(report.grad_norm);
+            rates.push(report.learning_rate);
+            if tensors.keys().any(|name| name.starts_with(&format!("step_{step}."))) {
+                let learned = block_on(trainer.adapter()).unwrap();
+                for (module, found) in &learned.modules {
+                    let before = &start.modules[module];
+                    for (half, before, found) in [("A", &before.a, &found.a), ("B", &before.b, &found.b)] {
+                        let name = format!("step_{step}.{}.lora_{half}.weight", before_name(&start, module));
+                        let wanted = expected(&name);
+                        checks.close(&name, &wanted, found, 1e-8);
+                        if step == 10 {
+                            let moved = |array: &Array<f32>| {
+                                let values = array.values.iter().zip(&before.values).map(|(now, then)| now - then);
+                                Array::new(&array.shape, values.collect())
+                            };
+                            checks.close(&format!("{name}, moved"), &moved(&wanted), &moved(found), 1e-6);
+                        }
+                    }
+                }
+            }
+        }
+        losses.push(block_on(trainer.evaluate(&batch)).unwrap());
+        for (name, found) in [("losses", losses), ("grad_norms", norms), ("learning_rates", rates)] {
+            checks.close(name, &expected(name), &Array::new(&[found.len()], found), 1e-8);
+        }
+        checks.finish();
+    }
+}
+
+/// A module's name in the adapter's file.
+fn before_name<'a>(weights: &'a AdapterWeights, module: &str) -> &'a str {
+    &weights.modules[module].stored_name
 }

@@ -12,13 +12,13 @@ const IGNORED: u32 = 0xffffffffu;
 struct Params {
     count: u32,
     vocab: u32,
-    weight: f32,
 }
 
 @group(0) @binding(0) var<storage, read_write> dlogits: array<f32>;  // [count, vocab]
 @group(0) @binding(1) var<storage, read> logits: array<f32>;         // [count, vocab]
 @group(0) @binding(2) var<storage, read> labels: array<u32>;         // [count]
-@group(0) @binding(3) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> weights: array<f32>;        // [count]
+@group(0) @binding(4) var<uniform> p: Params;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -43,9 +43,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = lane; i < p.vocab; i += LANES) {
         sum += exp(logits[start + i] - highest);
     }
-    let factor = p.weight / sum_of_lanes(sum, lane, LANES);
+    let factor = weights[row] / sum_of_lanes(sum, lane, LANES);
     for (var i = lane; i < p.vocab; i += LANES) {
-        let target_part = select(0.0, p.weight, i == label);
+        let target_part = select(0.0, weights[row], i == label);
         dlogits[start + i] = exp(logits[start + i] - highest) * factor - target_part;
     }
 }

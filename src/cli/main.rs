@@ -5,6 +5,7 @@ mod caption;
 mod common;
 mod device;
 mod embed;
+mod finetune;
 mod forward;
 mod generate;
 mod generation;
@@ -47,6 +48,7 @@ enum Command {
     Match(match_texts::Args),
     Embed(embed::Args),
     Generate(generate::Args),
+    Finetune(finetune::Args),
     Forward(forward::Args),
     Gradients(gradients::Args),
     Tokenize(tokenize::Args),
@@ -95,6 +97,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<()> {
         Some(Command::Match(args)) => match_texts::run(args),
         Some(Command::Embed(args)) => embed::run(args),
         Some(Command::Generate(args)) => generate::run(args),
+        Some(Command::Finetune(args)) => finetune::run(args),
         Some(Command::Forward(args)) => forward::run(args),
         Some(Command::Gradients(args)) => gradients::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),

@@ -2,12 +2,12 @@
 //!
 //! Source: <https://github.com/huggingface/peft> (`tuners/lora/config.py`, `utils/save_and_load.py`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::device::Array;
 use crate::error::{Error, Result, printable};
 use crate::files::json::{Fields, Json, duplicate, parse};
-use crate::files::safetensors::{NamedTensor, read_tensors};
+use crate::files::safetensors::{NamedTensor, read_tensors, tensors_to_bytes};
 use crate::files::source::{Source, not_found, read_small};
 
 const CONFIG: &str = "adapter_config.json";
@@ -171,6 +171,87 @@ impl AdapterWeights {
     }
 }
 
+/// The bytes of an adapter's two files.
+pub struct AdapterFiles {
+    pub config: Vec<u8>,
+    pub weights: Vec<u8>,
+}
+
+impl AdapterWeights {
+    /// What `peft` reads: `PeftModel.from_pretrained(model.qllama, folder)`. `base` is the name of the model that the
+    /// adapter is for.
+    ///
+    /// # Errors
+    /// `E_INPUT` where two tensors have one name.
+    pub fn to_files(&self, base: &str) -> Result<AdapterFiles> {
+        let mut tensors = Vec::new();
+        let (mut targets, mut ranks, mut alphas) = (BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        for (module, low_rank) in &self.modules {
+            let LowRank { a, b, scale, stored_name } = low_rank;
+            tensors.push(NamedTensor::f32(format!("{stored_name}.lora_A.weight"), &a.shape, &a.values));
+            tensors.push(NamedTensor::f32(format!("{stored_name}.lora_B.weight"), &b.shape, &b.values));
+            targets.insert(target_of(module));
+            ranks.insert(module.clone(), a.shape[0]);
+            alphas.insert(module.clone(), scale * a.shape[0] as f32);
+        }
+        for (name, array) in &self.saved {
+            tensors.push(NamedTensor::f32(format!("{WRAPPER}{name}"), &array.shape, &array.values));
+        }
+        let (r, alpha) = (ranks.values().copied().max().unwrap_or(1), alphas.values().copied().fold(1.0, f32::max));
+        // Patterns name what differs from the rest.
+        ranks.retain(|_, rank| *rank != r);
+        alphas.retain(|_, other| *other != alpha);
+        let saved: Vec<&str> = self.saved.keys().map(|name| name.strip_suffix(".weight").unwrap_or(name)).collect();
+        let config = serde_json::json!({
+            "peft_type": "LORA",
+            "task_type": null,
+            "base_model_name_or_path": base,
+            "r": r,
+            "lora_alpha": alpha,
+            "lora_dropout": 0.0,
+            "target_modules": targets,
+            "modules_to_save": if saved.is_empty() { None } else { Some(saved) },
+            "rank_pattern": ranks,
+            "alpha_pattern": alphas,
+            "bias": "none",
+            "fan_in_fan_out": false,
+            "init_lora_weights": true,
+            "inference_mode": true,
+            "use_rslora": false,
+            "use_dora": false,
+        });
+        let config = serde_json::to_vec_pretty(&config).expect("plain JSON");
+        Ok(AdapterFiles { config, weights: tensors_to_bytes(&tensors)? })
+    }
+
+    /// Writes an adapter's folder; each file appears whole or not at all.
+    ///
+    /// # Errors
+    /// `E_IO`.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn save(&self, folder: &std::path::Path, base: &str) -> Result<()> {
+        let files = self.to_files(base)?;
+        let name = |path: &std::path::Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        std::fs::create_dir_all(folder).map_err(|e| Error::Io { file: name(folder), reason: e.to_string() })?;
+        // The weights first: a configuration without them names what is not there.
+        for (file, bytes) in [(WEIGHTS, files.weights), (CONFIG, files.config)] {
+            let (path, part) = (folder.join(file), folder.join(format!("{file}.part")));
+            let written = std::fs::write(&part, bytes).and_then(|()| std::fs::rename(&part, &path));
+            written.map_err(|e| {
+                let _ = std::fs::remove_file(&part);
+                Error::Io { file: file.into(), reason: e.to_string() }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// What `target_modules` calls a module: the last two parts of its name.
+fn target_of(module: &str) -> String {
+    let parts: Vec<&str> = module.rsplitn(3, '.').take(2).collect();
+    format!("{}.{}", parts[1], parts[0])
+}
+
 /// The module that a tensor belongs to, and whether it is its A (0) or B (1).
 fn half_of(name: &str) -> Option<(&str, usize)> {
     let ends =
@@ -201,7 +282,6 @@ fn finite(tensor: &NamedTensor) -> Result<Array<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::safetensors::tensors_to_bytes;
 
     const PLAIN: &str = r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none"}"#;
 
@@ -246,6 +326,27 @@ mod tests {
             let read = AdapterWeights::from_bytes("it", config.as_bytes(), &weights(&tensors)).unwrap();
             assert_eq!(read.modules["model.layers.0.mlp.up_proj"].scale, scale, "{config}");
         }
+    }
+
+    /// What is written is read again as it was, ranks and scales of their own included.
+    #[test]
+    fn adapters_come_back() {
+        let low_rank = |rank: usize, scale: f32, stored: &str| LowRank {
+            a: Array::new(&[rank, 3], (0..rank * 3).map(|i| i as f32).collect()),
+            b: Array::new(&[5, rank], (0..rank * 5).map(|i| -(i as f32)).collect()),
+            scale,
+            stored_name: stored.into(),
+        };
+        let mut weights = AdapterWeights { name: "it".into(), ..Default::default() };
+        for (i, (rank, scale)) in [(2, 2.0), (2, 2.0), (1, 2.0), (2, 0.5)].into_iter().enumerate() {
+            let module = format!("model.layers.{i}.mlp.up_proj");
+            let stored = format!("base_model.model.{module}");
+            weights.modules.insert(module, low_rank(rank, scale, &stored));
+        }
+        weights.saved.insert("lm_head.weight".into(), Array::new(&[2, 2], vec![1.0, 2.0, 3.0, 4.0]));
+        let AdapterFiles { config, weights: bytes } = weights.to_files("base").unwrap();
+        let read = AdapterWeights::from_bytes("it", &config, &bytes).unwrap();
+        assert_eq!((&read.modules, &read.saved), (&weights.modules, &weights.saved));
     }
 
     #[test]

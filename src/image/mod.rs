@@ -7,12 +7,14 @@ mod picture;
 mod pixel_values;
 mod png;
 mod preprocessing;
+mod variation;
 mod webp;
 
 pub use decoding::decode;
 pub use picture::Picture;
 pub use pixel_values::PixelValues;
 pub use preprocessing::Preprocessor;
+pub use variation::Variation;
 
 #[cfg(test)]
 mod tests {

@@ -20,8 +20,8 @@ pub struct Preprocessor {
     short_side: u32,
     crop: u32,
     rescale: f32,
-    mean: [f32; 3],
-    std: [f32; 3],
+    pub(super) mean: [f32; 3],
+    pub(super) std: [f32; 3],
 }
 
 impl Preprocessor {

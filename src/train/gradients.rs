@@ -254,7 +254,8 @@ impl Call<'_> {
                 let logits = decoder.logits(r, hidden);
                 let losses = cross_entropy(r, logits, labels);
                 let losses = pool.keep(r, losses)?;
-                let dlogits = cross_entropy_gradient(r, logits, labels, 1.0 / count as f32);
+                let weights = pool.f32(&[count], &vec![1.0 / count as f32; count])?;
+                let dlogits = cross_entropy_gradient(r, logits, labels, weights);
                 let table = to.places.get("lm_head.weight").or(to.places.get("model.embed_tokens.weight"));
                 if let Some(table) = table {
                     weight_gradient(r, View::all(dlogits), View::all(hidden), None, Place::all(table));
