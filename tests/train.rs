@@ -2,7 +2,7 @@
 
 use crate::common::engine::{
     AdapterWeights, Array, Batch, Device, Folder, ForwardInputs, Gradients, Model, Objective, Of, TensorType,
-    TrainerOptions, read_tensors,
+    TrainerOptions, TrainingState, read_tensors,
 };
 use crate::common::{Checks, Expected, close, fixture, gpu, load};
 use pollster::block_on;
@@ -207,4 +207,68 @@ fn ten_steps() {
 /// A module's name in the adapter's file.
 fn before_name<'a>(weights: &'a AdapterWeights, module: &str) -> &'a str {
     &weights.modules[module].stored_name
+}
+
+/// A run that stops and goes on ends where an uninterrupted one does, to the bit.
+#[test]
+fn a_run_goes_on_as_if_it_had_not_stopped() {
+    let e = Expected::open("train-qllama");
+    let batch = Batch {
+        input_ids: e.i64("input_ids"),
+        attention_mask: e.i64("attention_mask"),
+        labels: e.i64("labels"),
+        query_embeds: Some(e.f32("query_embeds")),
+        vision_hidden_states: Some(e.f32("vision_hidden_states")),
+    };
+    let device = gpu();
+    let options = TrainerOptions { rank: 2, steps: 4, warmup: 1, ..Default::default() };
+    let mut model = load("tests/data/fixtures/qllama-base", &device);
+    let learn = |model: &mut Model, from: Option<&TrainingState>, steps: usize| {
+        let mut trainer = block_on(model.trainer_async(options.clone(), None)).unwrap();
+        if let Some(state) = from {
+            trainer.restore(state).unwrap();
+        }
+        let mut losses = Vec::new();
+        for _ in 0..steps {
+            losses.push(block_on(trainer.step(std::slice::from_ref(&batch))).unwrap().loss);
+        }
+        (losses, block_on(trainer.state()).unwrap())
+    };
+    let (losses, whole) = learn(&mut model, None, 4);
+    assert!(losses[3] < losses[0], "nothing was learned: {losses:?}");
+    let (_, half) = learn(&mut model, None, 2);
+    assert_eq!((half.steps, half.moves), (2, 2));
+    let (rest, resumed) = learn(&mut model, Some(&half), 2);
+    assert_eq!(rest, losses[2..]);
+    assert!(resumed == whole, "weights and moments differ");
+}
+
+/// New adapters change nothing, a strength of 0 takes everything away, and what does not fit is named.
+#[test]
+fn adapters_come_and_go() {
+    let device = Device::cpu();
+    let e = Expected::open("train-qllama");
+    let plain = load("tests/data/fixtures/qllama-base", &device);
+    let logits = |model: &Model| {
+        let mut given = ForwardInputs { output_logits: true, labels: None, ..inputs(&e, "") };
+        model.forward(&mut given).unwrap().logits.unwrap().values
+    };
+    let before = logits(&plain);
+    let mut model = adapted("qllama-base", "train-qllama", &device);
+    assert_ne!(logits(&model), before);
+    let source = Folder::open(fixture("train-qllama").join("adapter")).unwrap();
+    let weights = block_on(AdapterWeights::read(&source)).unwrap();
+    model.use_adapter(&weights, 0.5).unwrap();
+    assert_eq!(model.adapter().unwrap().1, 0.5);
+    let half = logits(&model);
+    assert!(half != before && half != e.f32("logits").values);
+    let mut foreign = weights.clone();
+    let (_, low_rank) = foreign.modules.pop_first().unwrap();
+    foreign.modules.insert("model.layers.9.mlp.up_proj".into(), low_rank);
+    let error = model.use_adapter(&foreign, 1.0).unwrap_err();
+    assert!(error.code() == "E_INPUT" && error.to_string().contains("model.layers.9"), "{error}");
+    assert_eq!(logits(&model), half, "the adapter before stays in use");
+    model.use_adapter(&weights, 0.0).unwrap();
+    assert_eq!(logits(&model), before);
+    assert!(model.adapter().is_none());
 }
