@@ -5,6 +5,7 @@ use crate::error::{Error, Result, printable};
 use crate::files::peft::AdapterWeights;
 use crate::model::front::Model;
 use crate::model::network::Network;
+use crate::model::recovery::Learning;
 use crate::nets::lora::Placing;
 
 impl Model {
@@ -22,7 +23,12 @@ impl Model {
             self.drop_adapter();
             return Ok(());
         }
-        self.loaded_mut().learn(Some((weights.clone(), strength)))
+        self.loaded_mut().learn(Some(Learning { weights: weights.clone(), strength, trained: false }))
+    }
+
+    /// Uses an adapter that is to be trained: its numbers lie in buffers.
+    pub(crate) fn train_adapter(&mut self, weights: AdapterWeights) -> Result<()> {
+        self.loaded_mut().learn(Some(Learning { weights, strength: 1.0, trained: true }))
     }
 
     /// The model as it was before any adapter.

@@ -209,7 +209,7 @@ impl Model {
 
     /// The adapter in use, and its strength.
     pub fn adapter(&self) -> Option<(&str, f32)> {
-        self.loaded.learned().map(|(weights, strength)| (weights.name.as_str(), *strength))
+        self.loaded.learned().map(|learning| (learning.weights.name.as_str(), learning.strength))
     }
 
     /// The options as this model takes them.

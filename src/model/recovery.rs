@@ -12,6 +12,7 @@ use web_time::Instant;
 
 use crate::device::Device;
 use crate::device::recording::fresh_id;
+use crate::device::tensor::Storage;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::Checkpoint;
 use crate::files::peft::AdapterWeights;
@@ -37,14 +38,28 @@ pub struct Recovered {
 /// Hears of each recovery.
 pub(super) type OnRecovered = Box<dyn Fn(&Recovered)>;
 
+/// The adapter in use.
+pub(super) struct Learning {
+    pub weights: AdapterWeights,
+    pub strength: f32,
+    /// Whether it is being trained: its numbers lie in buffers then.
+    pub trained: bool,
+}
+
+impl Learning {
+    fn bring(&self, network: &mut Network) -> Result<()> {
+        let storage = if self.trained { Storage::Buffer } else { network.device().info().weights };
+        network.adapt(self.weights.clone(), self.strength, storage)
+    }
+}
+
 /// A checkpoint's weights on a device, made again where that is lost.
 pub(crate) struct Loaded {
     checkpoint: Rc<Checkpoint>,
     id: u32,
     recover: bool,
     on_recovered: Option<OnRecovered>,
-    /// The adapter in use, and its strength.
-    learned: Option<(AdapterWeights, f32)>,
+    learned: Option<Learning>,
     /// The one in use, or the last one.
     device: RefCell<Device>,
     /// `None` while it is made, and where that failed: the next call tries again.
@@ -100,18 +115,15 @@ impl Loaded {
         &self.checkpoint
     }
 
-    /// The adapter in use, and its strength.
-    pub(super) fn learned(&self) -> Option<&(AdapterWeights, f32)> {
+    /// The adapter in use.
+    pub(super) fn learned(&self) -> Option<&Learning> {
         self.learned.as_ref()
     }
 
     /// Uses an adapter, or none, from now on; where that fails, the one before stays.
-    pub(super) fn learn(&mut self, learned: Option<(AdapterWeights, f32)>) -> Result<()> {
+    pub(super) fn learn(&mut self, learned: Option<Learning>) -> Result<()> {
         let adapt = |network: &mut Network| match &learned {
-            Some((weights, strength)) => {
-                let storage = network.device().info().weights;
-                network.adapt(weights.clone(), *strength, storage)
-            }
+            Some(learning) => learning.bring(network),
             None => {
                 network.forget();
                 Ok(())
@@ -216,8 +228,8 @@ impl Loaded {
 
     async fn make_on(&self, device: &Device, on_progress: OnProgress<'_>) -> Result<Network> {
         let mut network = Network::load(self.checkpoint.clone(), device, self.id, on_progress).await?;
-        if let Some((weights, strength)) = &self.learned {
-            network.adapt(weights.clone(), *strength, device.info().weights)?;
+        if let Some(learning) = &self.learned {
+            learning.bring(&mut network)?;
         }
         Ok(network)
     }

@@ -30,8 +30,12 @@ impl Model {
     /// # Errors
     /// `E_STATE` where the model has no InternViT; the device's.
     pub async fn vision_rows_async(&self, pixels: &PixelValues) -> Result<Vec<Array<f32>>> {
-        let vision = self.network().vision(pixels).await?;
-        let rows = self.network().vision_rows(&vision).await?;
+        let rows = self
+            .run(async |network| {
+                let vision = network.vision(pixels).await?;
+                network.vision_rows(&vision).await
+            })
+            .await?;
         let (count, width) = (rows.shape[1], rows.shape[2]);
         Ok(rows.values.chunks(count * width).map(|values| Array::new(&[count, width], values.to_vec())).collect())
     }
@@ -44,8 +48,12 @@ impl Model {
     pub async fn caption_rows_async(&self, vision: &Array<f32>) -> Result<String> {
         let tokenizer = self.tokenizer()?;
         let prompt: Vec<i64> = tokenizer.encode_prompt(CAPTION_PROMPT).into_iter().map(i64::from).collect();
-        let rows = self.network().vision_from(1, vision.shape[0], &vision.values)?;
-        let crossed = self.network().cross_states(&rows).await?;
+        let crossed = self
+            .run(async |network| {
+                let rows = network.vision_from(1, vision.shape[0], &vision.values)?;
+                network.cross_states(&rows).await
+            })
+            .await?;
         let inputs = GenerateInputs {
             input_ids: Some(Array::new(&[1, prompt.len()], prompt)),
             crossed: Some(&crossed.states),

@@ -1,10 +1,12 @@
 //! A model that is being taught: steps, evaluation, and what it has learned so far.
 
+use std::rc::Rc;
+
 use crate::device::Array;
-use crate::device::tensor::Storage;
 use crate::error::{Error, Result};
 use crate::files::peft::{AdapterWeights, LowRank};
 use crate::model::Model;
+use crate::model::network::Network;
 use crate::nets::lora::values_of;
 use crate::ops::gradients::adamw::AdamW;
 use crate::train::options::TrainerOptions;
@@ -29,6 +31,8 @@ pub struct StepReport {
 /// Teaches a model: [`Model::trainer`] makes it.
 pub struct Trainer<'m> {
     model: &'m mut Model,
+    /// The model's weights with the adapter that is trained, on one device: where that is lost, training ends.
+    network: Rc<Network>,
     options: TrainerOptions,
     stepper: Stepper,
     /// Steps taken or left out.
@@ -52,12 +56,15 @@ impl Model {
         self.drop_adapter();
         let weights = match from {
             Some(weights) => weights,
-            None => new_adapters(self.network(), &options).await?,
+            None => self.run(async |network| new_adapters(network, &options).await).await?,
         };
-        self.network_mut().adapt(weights, 1.0, Storage::Buffer)?;
+        self.train_adapter(weights)?;
+        // Made again where the device was lost just now.
+        self.run(async |_| Ok(())).await?;
+        let network = self.network();
         let TrainerOptions { weight_decay, beta1, beta2, eps, .. } = options;
-        let stepper = Stepper::new(self.network(), AdamW { weight_decay, beta1, beta2, eps })?;
-        Ok(Trainer { model: self, options, stepper, steps: 0, moves: 0 })
+        let stepper = Stepper::new(&network, AdamW { weight_decay, beta1, beta2, eps })?;
+        Ok(Trainer { model: self, network, options, stepper, steps: 0, moves: 0 })
     }
 }
 
@@ -78,7 +85,7 @@ impl Trainer<'_> {
         let share = 1.0 / batches.len() as f32;
         let mut loss = 0.0;
         for (i, batch) in batches.iter().enumerate() {
-            loss += share * self.stepper.gradients(self.model.network(), batch, share, i > 0).await?;
+            loss += share * self.stepper.gradients(&self.network, batch, share, i > 0).await?;
         }
         let grad_norm = self.stepper.norm().await?;
         let learning_rate = self.options.rate(self.steps + self.options.first_step);
@@ -99,7 +106,7 @@ impl Trainer<'_> {
     /// # Errors
     /// As [`Trainer::step`].
     pub async fn evaluate(&mut self, batch: &Batch) -> Result<f32> {
-        self.stepper.loss(self.model.network(), batch).await
+        self.stepper.loss(&self.network, batch).await
     }
 
     /// What was learned so far.
@@ -107,7 +114,7 @@ impl Trainer<'_> {
     /// # Errors
     /// The device's.
     pub async fn adapter(&self) -> Result<AdapterWeights> {
-        let network = self.model.network();
+        let network = &self.network;
         let (device, learned) = (network.device(), &network.decoder().learned);
         let mut weights = AdapterWeights { name: "what was learned".into(), ..Default::default() };
         for layer in &learned.layers {
@@ -153,7 +160,7 @@ impl Trainer<'_> {
     /// # Errors
     /// The device's.
     pub async fn state(&self) -> Result<TrainingState> {
-        let device = self.model.network().device();
+        let device = self.network.device();
         let mut tensors = Vec::with_capacity(self.stepper.trained.len());
         for trained in &self.stepper.trained {
             let mut read = [Vec::new(), Vec::new(), Vec::new()];
@@ -170,7 +177,7 @@ impl Trainer<'_> {
     /// # Errors
     /// `E_INPUT_SHAPE` for a state of another one; the device's.
     pub fn restore(&mut self, state: &TrainingState) -> Result<()> {
-        let device = self.model.network().device();
+        let device = self.network.device();
         let lengths = |state: &TrainingState| state.tensors.iter().map(|t| t[0].len()).collect::<Vec<_>>();
         let wanted: Vec<usize> = self.stepper.trained.iter().map(|trained| trained.weight.len()).collect();
         if lengths(state) != wanted {
