@@ -1,4 +1,6 @@
-// As attention.wgsl for one row of q a sequence, as each step of generation has it: a workgroup a (sequence, head).
+// As attention.wgsl for one row of q a sequence, as each step of generation has it: a workgroup a (sequence, head), or one
+// of PARTS that share its keys. Then out has, of each part, sums that are not divided yet, and what attention_join.wgsl
+// needs to join them: the highest score, and the sum of the weights beside it.
 //
 // attention.wgsl loads, for each element of a key, that and the query's from workgroup memory, and for each element of a
 // value, that, its row of the table and its weight: five loads for two multiply-adds. Software adapters wait for every
@@ -17,8 +19,9 @@
 
 override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
 override V_FORMAT: u32 = 0u;       // the same
+override PARTS: u32 = 1u;
 
-@group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, heads, HEAD_DIM]
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;  // [batch, heads, HEAD_DIM], or [batch, heads, PARTS, HEAD_DIM + 2]
 @group(0) @binding(2) var<storage, read> k: array<vec4<u32>>;    // [_, k_width] f32 or f16
 @group(0) @binding(3) var<storage, read> v: array<vec4<u32>>;    // [_, v_width] f32 or f16
 
@@ -139,15 +142,23 @@ fn largest(x: vec4<f32>) -> f32 {
     return max(max(x.x, x.y), max(x.z, x.w));
 }
 
+fn put_four(to: u32, value: vec4<f32>) {
+    out[to] = value.x;
+    out[to + 1u] = value.y;
+    out[to + 2u] = value.z;
+    out[to + 3u] = value.w;
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let place = in_grid(workgroup);
     let number = place.x + place.y * GRID_X;
-    if number >= p.count {
+    if number >= p.count * PARTS {
         return;
     }
-    let head = number % p.heads;
-    let batch = number / p.heads;
+    let strip = number % PARTS;
+    let head = number / PARTS % p.heads;
+    let batch = number / PARTS / p.heads;
     let piece = select(4u, 8u, K_FORMAT == 1u);
     let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
     let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
@@ -172,7 +183,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var result = Share(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
     var highest = LOWEST;   // of this group's scores
     var sum = 0.0;          // of this group's weights
-    for (var block = 0u; block < keys; block += BLOCK) {
+    for (var block = strip * BLOCK; block < keys; block += PARTS * BLOCK) {
         let first = block + group * SHARES;
         let end = min(first + SHARES, keys);
         for (var t = first; t < end; t++) {
@@ -245,10 +256,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         weights += w * sums[g];
         total += w * results[g * 4u * SHARES + lane];
     }
-    total /= weights;
-    let to = number * HEAD_DIM + element;
-    out[to] = total.x;
-    out[to + 1u] = total.y;
-    out[to + 2u] = total.z;
-    out[to + 3u] = total.w;
+    if PARTS > 1u {
+        if lane == 0u {
+            out[number * (HEAD_DIM + 2u) + HEAD_DIM] = most;
+            out[number * (HEAD_DIM + 2u) + HEAD_DIM + 1u] = weights;
+        }
+        put_four(number * (HEAD_DIM + 2u) + element, total);
+    } else {
+        put_four(number * HEAD_DIM + element, total / weights);
+    }
 }

@@ -1,6 +1,7 @@
 //! Attention with keys that lie in a cache or in plain rows: `softmax(scale * q k^T + mask) v`.
 
 pub mod heads;
+mod join;
 mod reference;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::fmt;
 use crate::device::recording::{Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::ops::attention::heads::Heads;
+use crate::ops::attention::join::{JOIN, join};
 use crate::ops::attention::reference::{Params, reference, work, work_of_rows};
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::linear::stage::{StagedRows, staged_width, storage_for};
@@ -17,6 +19,8 @@ use crate::weights::matrix::Matrix;
 
 /// Any call.
 static PLAIN: Kernel = kernel!("attention", "attention", Params, reference, work);
+/// Many rows, keys and values in buffers.
+static TILES: Kernel = kernel!("attention", "attention_tiles", Params, reference, work);
 /// Many rows.
 static ROWS: Kernel = kernel!("attention", "attention_rows", Params, reference, work_of_rows);
 /// One row, keys and values in buffers.
@@ -24,14 +28,18 @@ static STEP: Kernel = kernel!("attention", "attention_step", Params, reference, 
 /// One row, keys and values in textures.
 static KEYS: Kernel = kernel!("attention", "attention_keys", Params, reference, work);
 
-pub(crate) static OP: Op = Op { name: "attention", kernels: &[&PLAIN, &ROWS, &STEP, &KEYS], examples };
+pub(crate) static OP: Op = Op { name: "attention", kernels: &[&PLAIN, &ROWS, &TILES, &STEP, &JOIN, &KEYS], examples };
 
 /// The most keys for `attention_rows`. Mesa's software adapter ends loops after 65535 rounds of an invocation, all loops
 /// counted together; the kernel has up to 32 rounds a key.
 const MAX_KEYS_OF_ROWS: usize = 2000;
-/// The largest head_dim for the kernels of one row: `attention_step` keeps 16 elements of the result in each of eight
-/// lanes, `attention_keys` all of it in each.
-const MAX_HEAD_DIM_OF_STEP: usize = 128;
+/// The largest head_dim for the kernels of one row and of tiles: `attention_step` keeps 16 elements of the result in each
+/// of eight lanes, `attention_keys` all of it in each, `attention_tiles` a sixteenth of each row's 32 x 4.
+const MAX_FAST_HEAD_DIM: usize = 128;
+/// Rows of a workgroup of `attention_tiles`.
+const TILE_ROWS: usize = 32;
+/// Workgroups that may share the keys of a head in a step.
+const PARTS: [usize; 4] = [1, 4, 8, 16];
 
 /// Keys that a workgroup handles at a time.
 const BLOCK: u32 = 1024;
@@ -127,21 +135,16 @@ fn attention_in(r: &mut Recording, attention: Attention, storage: Storage) -> St
         assert!(out.dtype == DType::F32 && out.width() >= least, "attention: probabilities {out:?}, {least} keys");
         checked.record(r, out, None);
     }
-    r.choose(format_args!("{checked}"), &checked.ways(), |r, way| {
-        // Nobody would write what is behind the last column of a staged row.
-        let direct = *way == Way::Keys && staged_width(heads.q_width()) == heads.q_width();
-        let storage = if direct { storage } else { Storage::Buffer };
-        let out = StagedRows::scratch(r, storage, batch * rows, heads.q_width());
-        checked.record(r, out.tensor(), Some(*way));
-        out
-    })
+    r.choose(format_args!("{checked}"), &checked.ways(), |r, way| checked.record_result(r, *way, storage))
 }
 
 /// The kernel of a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Way {
-    /// [`STEP`].
-    Step,
+    /// [`STEP`], with as many workgroups a head, and where these are several, [`JOIN`].
+    Step { parts: usize },
+    /// [`TILES`].
+    Tiles,
     /// [`KEYS`].
     Keys,
     /// [`ROWS`].
@@ -268,19 +271,65 @@ impl Checked {
     /// Whether the kernels of one row can do it.
     fn has_step(&self) -> bool {
         let Attention { rows, heads, k, v, .. } = self.call;
-        rows == 1 && k.tensor.dtype == v.tensor.dtype && self.in_pieces() && heads.head_dim <= MAX_HEAD_DIM_OF_STEP
+        rows == 1 && k.tensor.dtype == v.tensor.dtype && self.in_pieces() && heads.head_dim <= MAX_FAST_HEAD_DIM
     }
 
     /// The kernels that can do it, fast first.
     fn ways(&self) -> Vec<Way> {
-        let fast = match self.call.rows {
-            1 if self.has_step() && self.in_textures() => Some(Way::Keys),
-            1 if self.has_step() => Some(Way::Step),
-            1 => None,
-            _ if self.capacity > MAX_KEYS_OF_ROWS => None,
-            _ => Some(Way::Rows),
-        };
-        fast.into_iter().chain([Way::Plain]).collect()
+        let mut ways = Vec::new();
+        match self.call.rows {
+            1 if self.has_step() && self.in_textures() => ways.push(Way::Keys),
+            1 if self.has_step() => {
+                let first = self.parts();
+                let others = PARTS.into_iter().filter(|parts| *parts != first);
+                ways.extend([first].into_iter().chain(others).map(|parts| Way::Step { parts }));
+            }
+            1 => {}
+            _ => {
+                if self.has_tiles() {
+                    ways.push(Way::Tiles);
+                }
+                if self.capacity <= MAX_KEYS_OF_ROWS {
+                    ways.push(Way::Rows);
+                }
+            }
+        }
+        ways.push(Way::Plain);
+        ways
+    }
+
+    /// Whether the kernel of tiles can do it.
+    fn has_tiles(&self) -> bool {
+        !self.in_textures() && self.in_pieces() && self.call.heads.head_dim <= MAX_FAST_HEAD_DIM
+    }
+
+    /// Workgroups for a head's keys, if nothing was measured: a few blocks of keys each where there are as many as there
+    /// may be.
+    fn parts(&self) -> usize {
+        match self.capacity {
+            ..=128 => PARTS[0],
+            129..=512 => PARTS[1],
+            513..=2048 => PARTS[2],
+            _ => PARTS[3],
+        }
+    }
+
+    /// Records the result in one way, where that can in `storage`.
+    fn record_result(&self, r: &mut Recording, way: Way, storage: Storage) -> StagedRows {
+        let Attention { batch, rows, heads, .. } = self.call;
+        // Nobody would write what is behind the last column of a staged row.
+        let direct = way == Way::Keys && staged_width(heads.q_width()) == heads.q_width();
+        let storage = if direct { storage } else { Storage::Buffer };
+        let out = StagedRows::scratch(r, storage, batch * rows, heads.q_width());
+        match way {
+            Way::Step { parts } if parts > 1 => {
+                let found = r.scratch_f32(&[batch * heads.heads, parts, heads.head_dim + 2]);
+                self.record(r, found, Some(way));
+                join(r, found, out.tensor(), heads.head_dim);
+            }
+            _ => self.record(r, out.tensor(), Some(way)),
+        }
+        out
     }
 
     /// Records what goes to `out`: the result, in one way, or, where there is none, the probabilities.
@@ -318,7 +367,14 @@ impl Checked {
         let operands = [write(out), read(q.tensor), read(k.tensor), read(v.tensor), table, past, mask];
         let lanes = ("LANES", LANES as f64);
         match way {
-            Some(Way::Step) => r.dispatch(&STEP, &constants, &operands, params, grid(count)),
+            Some(Way::Step { parts }) => {
+                let constants = [&constants[..], &[("PARTS", parts as f64)]].concat();
+                r.dispatch(&STEP, &constants, &operands, params, grid(count * parts));
+            }
+            Some(Way::Tiles) => {
+                let workgroups = grid(batch * heads.heads * rows.div_ceil(TILE_ROWS));
+                r.dispatch(&TILES, &constants, &operands, params, workgroups);
+            }
             Some(Way::Keys) => r.dispatch(&KEYS, &constants, &operands, params, grid(count)),
             Some(Way::Rows) => {
                 let workgroups = grid((count * heads.head_dim.div_ceil(32)).div_ceil(LANES as usize));

@@ -42,6 +42,9 @@ struct Operands<'a> {
     keys: usize,
 }
 
+/// Keys that a workgroup of `attention_step` takes at a time.
+const STEP_BLOCK: usize = 64;
+
 /// The work of a call with as many keys as there may be: products with each key, and sums of each value.
 pub(super) fn work(dispatch: &Dispatch) -> Work {
     work_with(dispatch, 2)
@@ -76,6 +79,7 @@ pub(super) fn reference(call: &Call) {
         before,
         keys: if cached { (before + p.rows as usize).min(capacity) } else { capacity },
     };
+    let parts = call.dispatch.constants.iter().find(|(name, _)| *name == "PARTS").map_or(1, |(_, n)| *n as usize);
     let probabilities = call.dispatch.constants.contains(&("PROBABILITIES", 1.0));
     let (heads, rows, group) = (p.heads as usize, p.rows as usize, p.heads_per_key as usize);
     let (head_dim, width) = (operands.head_dim, p.out_width as usize);
@@ -90,7 +94,13 @@ pub(super) fn reference(call: &Call) {
             let k = gather(&k, 2, p.k_width, p.k_column);
             let v = gather(&v, 3, p.v_width, p.v_column);
             for (head, row) in (kv_head * group..(kv_head + 1) * group).flat_map(|h| (0..rows).map(move |s| (h, s))) {
-                let weights = operands.weights(&q, &k, b, head, row);
+                let scores = operands.scores(&q, &k, b, head, row);
+                if parts > 1 {
+                    let size = parts * (head_dim + 2);
+                    write_parts(&scores, &v, parts, &mut out[(b * heads + head) * size..][..size]);
+                    continue;
+                }
+                let weights = softmax(scores);
                 if probabilities {
                     let to = &mut out[((b * heads + head) * rows + row) * width..][..width];
                     to[..weights.len()].copy_from_slice(&weights);
@@ -103,6 +113,22 @@ pub(super) fn reference(call: &Call) {
                     to.iter_mut().zip(value).for_each(|(o, v)| *o += w * v);
                 }
             }
+        }
+    }
+}
+
+/// Of each part of the keys: weighted values, relative to the part's highest score, this score, and the sum of the weights.
+fn write_parts(scores: &[f32], values: &[f32], parts: usize, out: &mut [f32]) {
+    let head_dim = out.len() / parts - 2;
+    for (part, out) in out.chunks_mut(head_dim + 2).enumerate() {
+        let own = |t: &usize| t / STEP_BLOCK % parts == part;
+        let highest = (0..scores.len()).filter(own).map(|t| scores[t]).fold(f32::MIN, f32::max);
+        out.fill(0.0);
+        out[head_dim] = highest;
+        for t in (0..scores.len()).filter(own) {
+            let w = (scores[t] - highest).exp();
+            out[head_dim + 1] += w;
+            out.iter_mut().zip(&values[t * head_dim..][..head_dim]).for_each(|(o, v)| *o += w * v);
         }
     }
 }
@@ -130,12 +156,12 @@ impl Operands<'_> {
         if blocked && !zero { (score + f32::MIN).max(f32::MIN) } else { score }
     }
 
-    /// The weights of all `keys` [keys, head_dim] for one row of `q` and one head.
-    fn weights(&self, q: &[f32], keys: &[f32], b: usize, head: usize, row: usize) -> Vec<f32> {
+    /// The scores of all `keys` [keys, head_dim] for one row of `q` and one head, masked.
+    fn scores(&self, q: &[f32], keys: &[f32], b: usize, head: usize, row: usize) -> Vec<f32> {
         let start = (b * self.p.rows as usize + row) * self.p.q_width as usize + self.p.q_column as usize;
         let query = &q[start + head * self.head_dim..][..self.head_dim];
         let query: Vec<f32> = query.iter().map(|x| x * self.p.scale).collect();
         let keys = keys.chunks(self.head_dim).enumerate();
-        softmax(keys.map(|(t, key)| self.masked(dot(&query, key), b, row, t)).collect())
+        keys.map(|(t, key)| self.masked(dot(&query, key), b, row, t)).collect()
     }
 }
