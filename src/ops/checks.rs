@@ -4,6 +4,7 @@
 //! Limits are WebGPU's defaults: 8 storage buffers a stage, 256 invocations and 16 KiB of memory a workgroup. Shaders
 //! get no optional features.
 
+mod coalescing;
 mod dirty_memory;
 mod parts_of_grids;
 mod sources;
