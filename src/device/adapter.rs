@@ -77,6 +77,17 @@ impl Device {
     /// # Errors
     /// `E_ADAPTER` where there is no such adapter or it refuses, `E_LIMIT` where it lacks what kernels need.
     pub async fn open(adapter: &Adapter) -> Result<Device> {
+        // A device that is lost while it is opened is opened again.
+        for _ in 0..2 {
+            match Device::open_once(adapter).await {
+                Err(Error::DeviceLost { .. }) => {}
+                opened => return opened,
+            }
+        }
+        Device::open_once(adapter).await
+    }
+
+    async fn open_once(adapter: &Adapter) -> Result<Device> {
         if *adapter == Adapter::Cpu {
             return Ok(Device::cpu());
         }

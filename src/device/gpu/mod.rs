@@ -253,5 +253,8 @@ fn refused(info: &DeviceInfo, said: &str) -> Error {
     if is_shortage(said) {
         return out_of_memory();
     }
+    if said.ends_with("is lost") {
+        return Error::DeviceLost { reason: said.into() };
+    }
     Error::Adapter { reason: format!("adapter {:?} gives no device: {said}", info.name) }
 }
