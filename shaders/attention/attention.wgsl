@@ -47,7 +47,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var keys = p.capacity;
     var before = 0u;
     if CACHED == 1u {
-        before = past[0];
+        before = past[batch * p.past_stride];
         keys = min(before + p.rows, p.capacity);
     }
     // Keys from here on are blocked.

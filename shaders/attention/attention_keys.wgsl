@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     var keys = p.capacity;
     var before = 0u;
     if CACHED == 1u {
-        before = past[0];
+        before = past[batch * p.past_stride];
         keys = min(before + 1u, p.capacity);
     }
     var query: array<vec4<f32>, FOURS>;

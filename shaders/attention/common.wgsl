@@ -23,12 +23,13 @@ struct Params {
     mask_width: u32,
     zero_queries: u32,
     out_width: u32,     // of a row of probabilities
+    past_stride: u32,   // 1 where each sequence has a past of its own, else 0
     scale: f32,
 }
 
 @group(0) @binding(1) var<storage, read> q: array<f32>;          // [batch * rows, q_width]
 @group(0) @binding(4) var<storage, read> table: array<u32>;      // [batch, capacity]
-@group(0) @binding(5) var<storage, read> past: array<u32>;       // [1]
+@group(0) @binding(5) var<storage, read> past: array<u32>;       // [1] or [batch]
 @group(0) @binding(6) var<storage, read> mask: array<u32>;       // [batch, mask_width], or f32 [batch, rows, mask_width]
 @group(0) @binding(7) var<uniform> p: Params;
 

@@ -15,10 +15,11 @@ struct Params {
     penalty: f32,
     ngram: u32,
     min_new: u32,
+    lengths_stride: u32,  // 2 where each row has lengths of its own, else 0
 }
 
 @group(0) @binding(0) var<storage, read> history: array<u32>;       // [rows, capacity]
-@group(0) @binding(1) var<storage, read> lengths: array<u32>;       // [2]: ids in history, those that are not new
+@group(0) @binding(1) var<storage, read> lengths: array<u32>;       // [2] or [rows, 2]: ids in history, those that are not new
 @group(0) @binding(2) var<storage, read> eos: array<u32>;           // [eos_count]
 @group(0) @binding(3) var<storage, read_write> scores: array<f32>;  // [rows, vocab]
 @group(0) @binding(4) var<uniform> p: Params;
@@ -47,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     let ids = row * p.capacity;
     let to = row * p.vocab;
-    let length = min(lengths[0], p.capacity);
+    let length = min(lengths[row * p.lengths_stride], p.capacity);
     if p.penalty != 1.0 {
         for (var i = lane; i < length; i += LANES) {
             let id = history[ids + i];
@@ -77,7 +78,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             }
         }
     }
-    if length < lengths[1] + p.min_new {
+    if length < lengths[row * p.lengths_stride + 1u] + p.min_new {
         for (var i = lane; i < p.eos_count; i += LANES) {
             if eos[i] < p.vocab {
                 scores[to + eos[i]] = LOWEST;

@@ -3,7 +3,7 @@
 use crate::device::tensor::DType;
 use crate::error::{Error, Result};
 use crate::files::config::LlamaConfig;
-use crate::generate::beams::{EarlyStopping, candidates};
+use crate::generate::beams::{BeamOptions, EarlyStopping, candidates};
 use crate::generate::check::check_ids;
 use crate::ops::logits::sampling::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
 use crate::ops::logits::top_k::MAX_K;
@@ -90,6 +90,18 @@ impl Resolved {
     /// Sequences that run side by side for each prompt.
     pub(crate) fn copies(&self) -> usize {
         if self.sampling.is_some() { self.num_return_sequences } else { self.num_beams }
+    }
+
+    /// What beam search is to do.
+    pub(crate) fn beams(&self) -> BeamOptions {
+        BeamOptions {
+            num_beams: self.num_beams,
+            num_return_sequences: self.num_return_sequences,
+            length_penalty: self.length_penalty,
+            early_stopping: self.early_stopping,
+            max_new_tokens: self.max_new_tokens,
+            eos_token_ids: self.eos_token_ids.clone(),
+        }
     }
 
     pub(crate) fn penalised(&self) -> bool {

@@ -8,7 +8,8 @@ use crate::device::tensor::{DType, Tensor};
 use crate::device::{Device, Pool};
 use crate::error::{Error, Result};
 use crate::generate::ahead::{Ahead, Depth, Step};
-use crate::generate::beams::{BeamOptions, BeamSearch, candidates};
+use crate::generate::beams::BeamSearch;
+use crate::generate::choose::Choice;
 use crate::generate::options::Resolved;
 use crate::nets::decoder::{CrossStates, Layer, Observed, Pass, Places, Qllama};
 use crate::ops::Rows;
@@ -16,12 +17,7 @@ use crate::ops::attention::Mask;
 use crate::ops::cache::advance::advance;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::cache::reorder::reorder;
-use crate::ops::logits::argmax::argmax;
-use crate::ops::logits::log_softmax::log_softmax;
-use crate::ops::logits::penalize::{Penalties, penalize};
 use crate::ops::logits::remember::remember;
-use crate::ops::logits::sample::sample;
-use crate::ops::logits::top_k::top_k;
 use crate::ops::rows::embed::embed;
 use crate::ops::rows::gather_rows::gather_rows;
 
@@ -179,14 +175,7 @@ impl<'a> Session<'a> {
 
     async fn beams(&self, on_event: OnEvent<'_>) -> Result<Vec<Vec<Sequence>>> {
         let beams = self.options.num_beams;
-        let options = BeamOptions {
-            num_beams: beams,
-            num_return_sequences: self.options.num_return_sequences,
-            length_penalty: self.options.length_penalty,
-            early_stopping: self.options.early_stopping,
-            max_new_tokens: self.options.max_new_tokens,
-            eos_token_ids: self.options.eos_token_ids.clone(),
-        };
+        let options = self.options.beams();
         let mut searches: Vec<BeamSearch> = (0..self.batch).map(|_| BeamSearch::new(options.clone())).collect();
         let count = self.prefill.chosen[0].width();
         let mut words = vec![0u32; 2 * self.state.rows * count];
@@ -394,31 +383,16 @@ impl State {
 
     /// Records the choice of the next tokens. Returns what the host reads of it, kept in `pool`.
     fn choose(&self, r: &mut Recording, logits: Tensor, options: &Resolved, pool: &mut Pool) -> Result<Vec<Tensor>> {
-        let scores = if options.num_beams > 1 { log_softmax(r, logits) } else { logits };
-        if options.penalised() {
-            let penalties = Penalties {
-                repetition_penalty: options.repetition_penalty,
-                no_repeat_ngram_size: options.no_repeat_ngram_size,
-                min_new_tokens: options.min_new_tokens,
-            };
-            penalize(r, scores, self.history, self.lengths, self.eos, penalties);
+        let State { tokens, history, lengths, eos, past, .. } = *self;
+        let chosen = Choice { tokens, history, lengths, eos, draw: past }.record(r, logits, options, pool)?;
+        if options.num_beams == 1 && options.penalised() {
+            remember(r, tokens, history, lengths);
         }
-        if options.num_beams > 1 {
-            let (values, ids) = top_k(r, scores, candidates(options.eos_token_ids.len(), options.num_beams));
-            return Ok(vec![pool.keep(r, values)?, pool.keep(r, ids)?]);
-        }
-        match &options.sampling {
-            Some(sampling) => sample(r, scores, self.past, *sampling, self.tokens),
-            None => argmax(r, scores, self.tokens),
-        }
-        if options.penalised() {
-            remember(r, self.tokens, self.history, self.lengths);
-        }
-        Ok(vec![self.tokens])
+        Ok(chosen)
     }
 }
 
-fn not_finite(step: usize) -> Error {
+pub(crate) fn not_finite(step: usize) -> Error {
     Error::NonFinite { what: "logits".into(), index: step as u64 }
 }
 

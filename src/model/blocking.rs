@@ -11,6 +11,7 @@ use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::GenerateOptions;
 use crate::image::{Picture, PixelValues};
 use crate::model::attention_map::AttentionMap;
+use crate::model::batch::{Batch, Captioned};
 use crate::model::builder::{Builder, Opened};
 use crate::model::forward::{ForwardInputs, ForwardOutputs};
 use crate::model::front::{Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Prompt};
@@ -83,6 +84,21 @@ impl Model {
     /// As [`Model::generate`]; `E_ABORTED` where `on_piece` broke off.
     pub fn caption_with(&self, picture: &Picture, options: &CaptionOptions, on_piece: OnPiece<'_>) -> Result<Caption> {
         block_on(self.caption_with_async(picture, options, on_piece))
+    }
+
+    /// Room for `size` captions that are written at once, each by the same prompt and options; ids are those of captions
+    /// one at a time. [`Model::batch_size`] tells a size that suits.
+    ///
+    /// # Errors
+    /// As [`Model::generate`]; `E_INPUT` for a prompt with a picture, a size of 0, several sequences for a picture, and for draws several at once;
+    /// `E_LIMIT` or `E_OOM` where memory is too little for so many.
+    pub fn batch<'p>(
+        &self,
+        prompt: impl Into<Prompt<'p>>,
+        options: &GenerateOptions,
+        size: usize,
+    ) -> Result<Batch<'_>> {
+        block_on(self.batch_async(&prompt.into(), options, size))
     }
 
     /// Continues a text, ids or a picture's query tokens. Returns `num_return_sequences` sequences, best first.
@@ -194,6 +210,25 @@ impl PastKeyValues {
     /// `E_INPUT_SHAPE` for another model; the device's.
     pub fn to_arrays(&mut self, model: &Model) -> Result<Vec<(Array<f32>, Array<f32>)>> {
         block_on(self.to_arrays_async(model))
+    }
+}
+
+impl Batch<'_> {
+    /// Adds pictures of one size, each with a number of the caller's, at most [`Batch::room`] of them. Returns captions
+    /// that ended at once.
+    ///
+    /// # Errors
+    /// `E_INPUT` for more pictures than there is room for, `E_INPUT_SHAPE`, `E_NONFINITE`; the device's.
+    pub fn add(&mut self, pictures: Vec<(usize, PixelValues)>) -> Result<Vec<Captioned>> {
+        block_on(self.add_async(pictures))
+    }
+
+    /// One more token of all captions that are not at their end. Returns those that ended.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn step(&mut self) -> Result<Vec<Captioned>> {
+        block_on(self.step_async())
     }
 }
 

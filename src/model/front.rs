@@ -268,19 +268,24 @@ impl Model {
         options: &GenerateOptions,
         on_piece: OnPiece<'_>,
     ) -> Result<Vec<Generation>> {
-        let ids: Vec<i64> = match (prompt.text, prompt.ids) {
-            (Some(_), Some(_)) => {
-                return Err(Error::Input { reason: "give either a text or ids to continue, not both".into() });
-            }
-            (Some(text), None) => self.tokenizer()?.encode_prompt(text).into_iter().map(i64::from).collect(),
-            (None, ids) => ids.unwrap_or_default().iter().map(|&id| id.into()).collect(),
-        };
+        let ids = self.ids_of(prompt)?;
         let mut inputs = GenerateInputs::default();
         if !ids.is_empty() {
             inputs.input_ids = Some(Array::new(&[1, ids.len()], ids));
         }
         inputs.pixel_values = prompt.picture.map(|picture| self.pixel_values(picture));
         self.generate_from_async(&inputs, options, on_piece).await
+    }
+
+    /// The ids of a prompt's text.
+    pub(super) fn ids_of(&self, prompt: &Prompt<'_>) -> Result<Vec<i64>> {
+        match (prompt.text, prompt.ids) {
+            (Some(_), Some(_)) => {
+                Err(Error::Input { reason: "give either a text or ids to continue, not both".into() })
+            }
+            (Some(text), None) => Ok(self.tokenizer()?.encode_prompt(text).into_iter().map(i64::from).collect()),
+            (None, ids) => Ok(ids.unwrap_or_default().iter().map(|&id| id.into()).collect()),
+        }
     }
 
     /// Generates from tensors: a sequence of its own for each row of the batch, `num_return_sequences` for each, best
@@ -325,7 +330,7 @@ impl Model {
         Ok(all)
     }
 
-    fn generation(&self, found: Sequence, options: &Resolved) -> Generation {
+    pub(super) fn generation(&self, found: Sequence, options: &Resolved) -> Generation {
         let ids = options.without_ends(&found.ids);
         let text = self.tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&ids));
         let end_id = found.ids.last().copied().filter(|&id| options.ends(id));

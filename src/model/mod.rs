@@ -2,6 +2,7 @@
 
 pub(crate) mod adapters;
 mod attention_map;
+mod batch;
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;
 mod builder;
@@ -18,6 +19,7 @@ mod pipelines;
 mod recovery;
 
 pub use attention_map::AttentionMap;
+pub use batch::{Batch, Captioned};
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};
 pub use front::{CAPTION_PROMPT, Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Piece, Prompt};

@@ -67,7 +67,8 @@ pub enum Keys {
     Cached {
         /// U32 [batch, capacity].
         table: Tensor,
-        /// U32 `[1]`: keys before this call's rows. There are T = past + rows keys, at most `capacity`.
+        /// U32 `[1]`, or `[batch]` where each sequence has its own: keys before this call's rows. There are T = past +
+        /// rows keys, at most `capacity`.
         past: Tensor,
     },
     /// Key t of sequence b is row `(b % batches) * count + t`.
@@ -216,7 +217,8 @@ impl Checked {
                     (batch, DType::U32),
                     "attention: table {table:?}, batch {batch}"
                 );
-                assert_eq!((past.len(), past.dtype), (1, DType::U32), "attention: past {past:?}");
+                let each = past.len() == 1 || past.len() == batch;
+                assert!(each && past.dtype == DType::U32, "attention: past {past:?}, batch {batch}");
                 assert!(table.width() >= rows, "attention: table {:?}, {rows} rows", table.shape());
                 (self.capacity, self.table, self.past) = (table.width(), Some(table), Some(past));
             }
@@ -360,6 +362,7 @@ impl Checked {
             mask_width: self.mask.map_or(0, |t| t.width() as u32),
             zero_queries: self.zero_queries as u32,
             out_width: if probabilities { out.width() as u32 } else { 0 },
+            past_stride: u32::from(self.past.is_some_and(|past| past.len() > 1)),
             scale,
         };
         // An operand that is not there is never read: any tensor stands in for it.

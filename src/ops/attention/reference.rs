@@ -24,6 +24,7 @@ uniform! {
         mask_width: u32,
         zero_queries: u32,
         out_width: u32,
+        past_stride: u32,
         scale: f32,
     }
 }
@@ -37,9 +38,7 @@ struct Operands<'a> {
     mask_code: u32,
     table: &'a [u32],
     mask: &'a [u32],
-    /// Keys before this call's rows, and all keys.
-    before: usize,
-    keys: usize,
+    past: &'a [u32],
 }
 
 /// Keys that a workgroup of `attention_step` takes at a time.
@@ -67,8 +66,6 @@ pub(super) fn reference(call: &Call) {
     let (k, v, table, past, mask) = (call.u32(2), call.u32(3), call.u32(4), call.u32(5), call.u32(6));
     let p: Params = call.params();
     let cached = call.constant("CACHED") == 1;
-    let before = if cached { past[0] as usize } else { 0 };
-    let capacity = p.capacity as usize;
     let operands = Operands {
         p,
         head_dim: call.constant("HEAD_DIM") as usize,
@@ -76,8 +73,7 @@ pub(super) fn reference(call: &Call) {
         mask_code: call.constant("MASK"),
         table: &table,
         mask: &mask,
-        before,
-        keys: if cached { (before + p.rows as usize).min(capacity) } else { capacity },
+        past: &past,
     };
     let parts = call.dispatch.constants.iter().find(|(name, _)| *name == "PARTS").map_or(1, |(_, n)| *n as usize);
     let probabilities = call.dispatch.constants.contains(&("PROBABILITIES", 1.0));
@@ -89,7 +85,7 @@ pub(super) fn reference(call: &Call) {
                 let dtype = call.tensor(operand).dtype;
                 let start = |t| operands.key_row(b, t) * width as usize + column as usize + kv_head * head_dim;
                 let element = |i| read_float(words, dtype, i);
-                (0..operands.keys).flat_map(|t| (start(t)..start(t) + head_dim).map(element)).collect()
+                (0..operands.keys(b)).flat_map(|t| (start(t)..start(t) + head_dim).map(element)).collect()
             };
             let k = gather(&k, 2, p.k_width, p.k_column);
             let v = gather(&v, 3, p.v_width, p.v_column);
@@ -134,6 +130,17 @@ fn write_parts(scores: &[f32], values: &[f32], parts: usize, out: &mut [f32]) {
 }
 
 impl Operands<'_> {
+    /// Keys of sequence `b` before this call's rows.
+    fn before(&self, b: usize) -> usize {
+        if self.cached { self.past[b * self.p.past_stride as usize] as usize } else { 0 }
+    }
+
+    /// All keys of sequence `b`.
+    fn keys(&self, b: usize) -> usize {
+        let capacity = self.p.capacity as usize;
+        if self.cached { (self.before(b) + self.p.rows as usize).min(capacity) } else { capacity }
+    }
+
     /// The row of keys and values that holds key `t` of sequence `b`.
     fn key_row(&self, b: usize, t: usize) -> usize {
         let capacity = self.p.capacity as usize;
@@ -148,8 +155,8 @@ impl Operands<'_> {
             (self.p.rows as usize, self.p.mask_width as usize, self.p.zero_queries as usize);
         let blocked = match self.mask_code {
             0 => false,
-            1 => t > self.before + row,
-            2 => t > self.before + row || self.mask[b * width + t] == 0,
+            1 => t > self.before(b) + row,
+            2 => t > self.before(b) + row || self.mask[b * width + t] == 0,
             _ => return (score + f32::from_bits(self.mask[(b * rows + row) * width + t])).max(f32::MIN),
         };
         let zero = row < zero_queries && t < zero_queries;

@@ -77,7 +77,10 @@ fn cached(c: &Case, pool: &mut Pool, r: &mut Recording, random: &mut Random, pro
         order.swap(i, random.below(i as u32 + 1) as usize);
     }
     let table = pool.u32(&[batch, capacity], &order[..batch * capacity]).unwrap();
-    let past = pool.u32(&[1], &[past as u32]).unwrap();
+    // One for all sequences, or one each.
+    let each = if batch > 1 && (batch + past).is_multiple_of(2) { batch } else { 1 };
+    let pasts: Vec<u32> = (0..each).map(|b| past.saturating_sub(b) as u32).collect();
+    let past = pool.u32(&[each], &pasts).unwrap();
     let mut causal = |pool: &mut Pool, zero_queries: usize| {
         let width = keys + 2;
         let mask = pool.u32(&[batch, width], &padding(random, batch, width, keys)).unwrap();

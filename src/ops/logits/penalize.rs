@@ -20,6 +20,7 @@ uniform! {
         penalty: f32,
         ngram: u32,
         min_new: u32,
+        lengths_stride: u32,
     }
 }
 
@@ -45,9 +46,9 @@ impl Default for Penalties {
 /// often they occur; ids that would repeat an n-gram, and end ids too early, become the lowest finite f32. Scores that
 /// are lowest already stay, and none becomes infinite.
 ///
-/// `history` U32 [rows, capacity]: the BOS and then the generated ids of each row. `lengths` U32 `[2]`, read when the
-/// op runs: how many ids each row of `history` holds now, and how many of these do not count for `min_new_tokens` (1,
-/// the BOS). `eos` U32 `[n]`: the end ids. Ids outside the vocabulary are passed over.
+/// `history` U32 [rows, capacity]: the BOS and then the generated ids of each row. `lengths` U32 `[2]`, or [rows, 2]
+/// where each row has its own, read when the op runs: how many ids a row of `history` holds now, and how many of these do
+/// not count for `min_new_tokens` (1, the BOS). `eos` U32 `[n]`: the end ids. Ids outside the vocabulary are passed over.
 pub fn penalize(
     r: &mut Recording,
     scores: Tensor,
@@ -62,7 +63,8 @@ pub fn penalize(
         "penalize: a repetition penalty of {repetition_penalty}"
     );
     assert_eq!(history.rows(), scores.rows(), "penalize: history {:?}, scores {:?}", history.shape(), scores.shape());
-    assert_eq!(lengths.len(), 2, "penalize: lengths {:?}", lengths.shape());
+    let each = lengths.len() == 2 * scores.rows();
+    assert!(lengths.len() == 2 || each, "penalize: lengths {:?}, scores {:?}", lengths.shape(), scores.shape());
     for tensor in [history, lengths, eos] {
         assert_eq!(tensor.dtype, DType::U32, "penalize: {tensor:?}");
     }
@@ -75,6 +77,7 @@ pub fn penalize(
         penalty: repetition_penalty,
         ngram: small(no_repeat_ngram_size),
         min_new: small(min_new_tokens),
+        lengths_stride: if each { 2 } else { 0 },
     };
     let operands = [read(history), read(lengths), read(eos), write(scores)];
     r.dispatch(&KERNEL, &[("LANES", LANES as f64)], &operands, params, grid(scores.rows()));
@@ -93,8 +96,10 @@ fn penalized(score: f32, penalty: f32) -> f32 {
 fn reference(call: &Call) {
     let p: Params = call.params();
     let (history, lengths, eos, mut scores) = (call.u32(0), call.u32(1), call.u32(2), call.f32_mut(3));
-    let length = (lengths[0] as usize).min(p.capacity as usize);
-    for (history, scores) in history.chunks(p.capacity as usize).zip(scores.chunks_mut(p.vocab as usize)) {
+    let rows = history.chunks(p.capacity as usize).zip(scores.chunks_mut(p.vocab as usize));
+    for (row, (history, scores)) in rows.enumerate() {
+        let lengths = &lengths[row * p.lengths_stride as usize..];
+        let length = (lengths[0] as usize).min(p.capacity as usize);
         let history = &history[..length];
         let mut ids = history.to_vec();
         ids.sort_unstable();
@@ -204,6 +209,23 @@ mod tests {
             assert_eq!(found, [expected, 0.5, expected, 0.5, expected, 0.5, expected, 0.5]);
         }
         assert_eq!(check(&[0.5; 8], history, 1, 1, &[], penalties), [0.5; 8]);
+    }
+
+    #[test]
+    fn each_row_has_lengths_of_its_own() {
+        let penalties = Penalties { min_new_tokens: 2, repetition_penalty: 2.0, ..Penalties::default() };
+        let outputs = play_both(1, |pool, r, _| {
+            let scores = pool.f32(&[3, 4], &[0.5; 12]).unwrap();
+            let history = pool.u32(&[3, 4], &[1, 3, 3, 3, 1, 0, 0, 0, 1, 3, 0, 2]).unwrap();
+            let lengths = pool.u32(&[3, 2], &[1, 1, 4, 1, 4, 3]).unwrap();
+            let eos = pool.u32(&[1], &[2]).unwrap();
+            penalize(r, scores, history, lengths, eos, penalties);
+            vec![scores]
+        });
+        for found in [&outputs[0].0, &outputs[0].1] {
+            let found: &[f32] = bytemuck::cast_slice(found);
+            assert_eq!(found, [0.5, 0.25, LOW, 0.5, 0.25, 0.25, 0.5, 0.5, 0.25, 0.25, LOW, 0.25]);
+        }
     }
 
     #[test]
