@@ -131,6 +131,13 @@ fn asked_in_words(bytes: u64) -> String {
 #[error(transparent)]
 pub struct SystemError(Arc<std::io::Error>);
 
+impl SystemError {
+    /// What kind of error the system said it is.
+    pub fn kind(&self) -> std::io::ErrorKind {
+        self.0.kind()
+    }
+}
+
 impl From<std::io::Error> for SystemError {
     fn from(error: std::io::Error) -> SystemError {
         SystemError(Arc::new(error))

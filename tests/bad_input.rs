@@ -162,8 +162,7 @@ fn pictures() {
     ];
     let check = |file: &str, name: &str, code: &str| {
         let (whole, outputs) = (picture(), temp.file("out.safetensors"));
-        let commands: [&[&str]; 4] = [
-            &["caption", &whole, file],
+        let commands: [&[&str]; 3] = [
             &["match", "--image", &whole, file, "--text", "cat"],
             &["embed", "--image", &whole, file, "--outputs", &outputs],
             &["generate", "--prompt", "cat", "--image", file],
@@ -176,8 +175,10 @@ fn pictures() {
     for (name, bytes, code) in cases {
         std::fs::write(temp.file(name), bytes).unwrap();
         check(&temp.file(name), name, code);
+        fails(&["caption", &temp.file(name), "--adapter", "cpu"], code, &[name]);
     }
     check(&temp.file("nowhere.png"), "nowhere.png", "E_IO");
+    fails(&["caption", &temp.file("nowhere.png"), "--adapter", "cpu"], "E_IO", &["nowhere.png"]);
     std::fs::create_dir(temp.file("folder.png")).unwrap();
     check(&temp.file("folder.png"), "folder.png", "E_IO");
     // A decoder alone has nothing that could look at a picture.

@@ -3,9 +3,9 @@
 use std::rc::Rc;
 
 use crate::common::engine::{
-    Array, Device, GenerateInputs, GenerateOptions, Model, Network, PixelValues, Result, Vision,
+    Array, Device, GenerateInputs, GenerateOptions, Model, Network, PixelValues, Prompt, Result, Vision,
 };
-use crate::common::{Checks, Expected, TINY, generate, gpu, load};
+use crate::common::{Checks, Expected, TINY, all_ids, generate, gpu, load};
 use pollster::block_on;
 
 const LIMIT: f64 = 1e-8;
@@ -96,6 +96,30 @@ impl Fixture {
             ids.extend(found.iter().map(|&id| i64::from(id)));
             ids.resize(expected.len(), 0);
             assert_eq!(ids, expected);
+        }
+        self.check_batch(&found, options)
+    }
+
+    /// The same ids of pictures that are captioned beside others, for the prompt of each.
+    fn check_batch(&self, expected: &[Vec<u32>], options: &GenerateOptions) -> Result<()> {
+        let input = pixels(&self.e.f32("pixel_values"));
+        let prompts = self.e.i64("generate.input_ids");
+        for (row, (ids, expected)) in prompts.values.chunks(prompts.shape[1]).zip(expected).enumerate() {
+            let ids: Vec<u32> = ids.iter().map(|&id| id as u32).collect();
+            let prompt = Prompt { ids: Some(&ids), ..Default::default() };
+            let mut batch = self.model.batch(prompt, options, 3)?;
+            // Alone, then with others of other ages.
+            let mut ended = batch.add(vec![(7, input.each().nth(row).unwrap())])?;
+            ended.extend(batch.step()?);
+            ended.extend(batch.add(input.each().take(batch.room()).enumerate().collect())?);
+            while batch.open() > 0 {
+                ended.extend(batch.step()?);
+            }
+            assert_eq!(ended.len(), 1 + input.batch.min(2));
+            let found = ended.into_iter().filter(|(key, _)| *key == 7 || *key == row);
+            for (key, generation) in found {
+                assert_eq!(&all_ids(generation?), expected, "picture {row}, added as {key}");
+            }
         }
         Ok(())
     }

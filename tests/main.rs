@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bad_tensors;
+mod batch;
 mod checkpoint;
 mod cli;
 mod common;
@@ -9,6 +10,7 @@ mod config;
 mod decoder;
 mod drivers;
 mod emoji;
+mod folder;
 mod front;
 mod gguf;
 mod internvl;
@@ -18,6 +20,7 @@ mod limits;
 mod losses;
 mod published;
 mod quantize;
+mod ray;
 mod recovery;
 mod residency;
 mod train;

@@ -50,6 +50,13 @@ impl Common {
         }
     }
 
+    /// What outputs say of the model that made them: the name of its folder or file.
+    pub fn model_name(&self) -> Result<String> {
+        let Some(path) = &self.model else { return Ok("demo".into()) };
+        // Where it is not there, whoever opens it says so.
+        Ok(base_name(&path.canonicalize().unwrap_or_else(|_| path.clone())))
+    }
+
     /// Reads everything of a model but the weights, whose loading will show a bar on a terminal.
     pub fn open(&self) -> Result<Opened<'static>> {
         self.open_at(self.location()?)

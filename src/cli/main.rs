@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         }
     };
     match run(cli, started) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let hint = common::hint(&error).map(|hint| format!("; {hint}")).unwrap_or_default();
             out::note(format_args!("qllama: {error}{hint} [{}]", error.code()));
@@ -88,12 +88,12 @@ fn say_panics() {
     }
 }
 
-fn run(cli: Cli, started: std::time::Instant) -> Result<()> {
+fn run(cli: Cli, started: std::time::Instant) -> Result<ExitCode> {
     if cli.list_adapters {
-        return device::list();
+        return device::list().map(|()| ExitCode::SUCCESS);
     }
-    match cli.command {
-        Some(Command::Caption(args)) => caption::run(args),
+    let done = match cli.command {
+        Some(Command::Caption(args)) => return caption::run(args),
         Some(Command::Match(args)) => match_texts::run(args),
         Some(Command::Embed(args)) => embed::run(args),
         Some(Command::Generate(args)) => generate::run(args),
@@ -105,5 +105,6 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<()> {
         Some(Command::Bench(args)) => bench::run(args, started),
         Some(Command::Quantize(args)) => quantize::run(args),
         None => Err(Error::Input { reason: "no subcommand was given; `qllama --help` lists them".into() }),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
