@@ -20,7 +20,7 @@
 //! | choose adapter, memory and progress | [`Model::builder`] |
 //! | show text as it is made, and stop it | [`Model::caption_with`], [`Model::generate_with`] |
 //! | search with beams, or sample | [`GenerateOptions`] in [`CaptionOptions`] |
-//! | caption many pictures at once | [`Model::batch`], a [`Batch`] |
+//! | caption many pictures at once | [`Model::batch`], a [`CaptionBatch`] |
 //! | compare pictures with texts | [`Model::match_texts`], with a [`Mode`] |
 //! | embed pictures and texts | [`Model::embed_picture`], [`Model::embed_text`] |
 //! | continue a text | [`Model::generate`] |
@@ -90,9 +90,9 @@ pub use generate::inputs::GenerateInputs;
 pub use generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
 pub use image::{Picture, PixelValues, Preprocessor, Variation};
 pub use model::{
-    AttentionMap, Batch, Builder, CAPTION_PROMPT, Caption, CaptionOptions, Captioned, ForwardInputs, ForwardOutputs,
-    Generation, IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress, Prompt,
-    Recovered,
+    AttentionMap, Builder, CAPTION_PROMPT, Caption, CaptionBatch, CaptionOptions, Captioned, ForwardInputs,
+    ForwardOutputs, Generation, IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress,
+    Prompt, Recovered,
 };
 pub use ops::logits::sampling::Sampling;
 pub use text::{DecodeStream, Tokenizer};

@@ -22,7 +22,7 @@ const MOST_ON_SOFTWARE: usize = 16;
 const USUAL_BYTES: u64 = 2 << 30;
 
 /// Captions that are being written: see [`Model::batch`].
-pub struct Batch<'m> {
+pub struct CaptionBatch<'m> {
     model: &'m Model,
     options: Resolved,
     /// The prompt behind the query tokens.
@@ -48,13 +48,18 @@ impl Model {
     /// # Errors
     /// As [`Model::generate_async`]; `E_INPUT` for a prompt with a picture, a size of 0, several sequences for a picture, and for draws several at
     /// once; `E_LIMIT` or `E_OOM` where memory is too little for so many.
-    pub async fn batch_async(&self, prompt: &Prompt<'_>, options: &GenerateOptions, size: usize) -> Result<Batch<'_>> {
+    pub async fn batch_async(
+        &self,
+        prompt: &Prompt<'_>,
+        options: &GenerateOptions,
+        size: usize,
+    ) -> Result<CaptionBatch<'_>> {
         let (ids, resolved) = self.prompt_of_batch(prompt, options)?;
         check_places(&resolved, size)?;
         let texts = self.run(async |network| begin(network, &ids, &resolved, size)).await?;
         let group = self.group()?.min(size);
         let (pictures, broken) = (BTreeMap::new(), false);
-        Ok(Batch { model: self, options: resolved, ids, size, group, texts, pictures, broken })
+        Ok(CaptionBatch { model: self, options: resolved, ids, size, group, texts, pictures, broken })
     }
 
     /// How many captions at once suit this model, its memory budget and its adapter.
@@ -119,7 +124,7 @@ impl Model {
     }
 }
 
-impl Batch<'_> {
+impl CaptionBatch<'_> {
     /// Pictures that can be added now.
     pub fn room(&self) -> usize {
         self.texts.room()
@@ -130,7 +135,7 @@ impl Batch<'_> {
         self.texts.open()
     }
 
-    /// Adds pictures of one size, each with a number of the caller's that no open one has, at most [`Batch::room`] of them. Returns captions
+    /// Adds pictures of one size, each with a number of the caller's that no open one has, at most [`CaptionBatch::room`] of them. Returns captions
     /// that ended at once.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::GenerateOptions;
 use crate::image::{Picture, PixelValues};
 use crate::model::attention_map::AttentionMap;
-use crate::model::batch::{Batch, Captioned};
+use crate::model::batch::{CaptionBatch, Captioned};
 use crate::model::builder::{Builder, Opened};
 use crate::model::forward::{ForwardInputs, ForwardOutputs};
 use crate::model::front::{Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Prompt};
@@ -97,7 +97,7 @@ impl Model {
         prompt: impl Into<Prompt<'p>>,
         options: &GenerateOptions,
         size: usize,
-    ) -> Result<Batch<'_>> {
+    ) -> Result<CaptionBatch<'_>> {
         block_on(self.batch_async(&prompt.into(), options, size))
     }
 
@@ -213,8 +213,8 @@ impl PastKeyValues {
     }
 }
 
-impl Batch<'_> {
-    /// Adds pictures of one size, each with a number of the caller's, at most [`Batch::room`] of them. Returns captions
+impl CaptionBatch<'_> {
+    /// Adds pictures of one size, each with a number of the caller's, at most [`CaptionBatch::room`] of them. Returns captions
     /// that ended at once.
     ///
     /// # Errors

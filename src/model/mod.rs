@@ -19,7 +19,7 @@ mod pipelines;
 mod recovery;
 
 pub use attention_map::AttentionMap;
-pub use batch::{Batch, Captioned};
+pub use batch::{CaptionBatch, Captioned};
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};
 pub use front::{CAPTION_PROMPT, Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Piece, Prompt};
