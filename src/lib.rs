@@ -83,6 +83,9 @@ pub use device::{Adapter, Array, Device, DeviceInfo, adapters};
 pub use error::{Error, Result};
 pub use files::config::{Config, LlamaConfig, VisionConfig};
 pub use files::location::Location;
+pub use files::notes::Notes;
+#[cfg(not(target_arch = "wasm32"))]
+pub use files::notes::NotesFolder;
 pub use files::peft::{AdapterWeights, LowRank};
 pub use files::source::{LocalFuture, Source};
 pub use generate::beams::EarlyStopping;
@@ -90,9 +93,9 @@ pub use generate::inputs::GenerateInputs;
 pub use generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
 pub use image::{Picture, PixelValues, Preprocessor, Variation};
 pub use model::{
-    AttentionMap, Builder, CAPTION_PROMPT, Caption, CaptionBatch, CaptionOptions, Captioned, ForwardInputs,
-    ForwardOutputs, Generation, IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues, Piece, Progress,
-    Prompt, Recovered,
+    AttentionMap, Builder, CAPTION_PROMPT, Caption, CaptionBatch, CaptionOptions, Captioned, Check, CheckReport,
+    ForwardInputs, ForwardOutputs, Generation, IGNORED_LABEL, Matcher, Mode, Model, OnPiece, Opened, PastKeyValues,
+    Piece, Progress, Prompt, Recovered, Tried,
 };
 pub use ops::logits::sampling::Sampling;
 pub use text::{DecodeStream, Tokenizer};
@@ -109,7 +112,7 @@ pub use model::demo;
 pub mod internals {
     pub use crate::bench::{Figures, KernelLine, Roofs, StepRate, html, measure};
     pub use crate::device::count::Count;
-    pub use crate::device::gpu::{Candidate, Gpu, candidates};
+    pub use crate::device::gpu::{Candidate, Gpu, LeftOut, candidates};
     pub use crate::device::recording::Recording;
     pub use crate::device::recording::{Kernel, PipelineKey};
     pub use crate::device::tensor::{DType, Storage, Tensor};
@@ -132,6 +135,7 @@ pub mod internals {
     pub use crate::generate::beams::PAD;
     pub use crate::generate::check::check_ids;
     pub use crate::image::decode;
+    pub use crate::model::check::kept_report;
     pub use crate::model::footprint::{Footprint, Phase};
     pub use crate::model::nets::{CROSS, INTERN_VIT, Residency};
     pub use crate::model::network::{Crossed, Network, Vision};

@@ -4,10 +4,9 @@
 #import shared/part
 #import shared/matrix
 #import linear/output
+#import linear/element_in_{1}
 
 override LANES: u32 = 64u;
-
-@group(0) @binding(1) var<storage, read> x: array<f32>;            // [rows, cols]
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -18,7 +17,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let from_x = id.y * p.x_width;
     var value = 0.0;
     for (var k = 0u; k < p.cols; k++) {
-        value += x[from_x + k] * element_at(id.x, k, p.row_words, p.group, p.groups);
+        value += element_of_x(from_x + k) * element_at(id.x, k, p.row_words, p.group, p.groups);
     }
     write_output(id.y, id.x, value);
 }

@@ -16,7 +16,7 @@ use qllama::{
 };
 use serde_json::Value;
 
-use crate::common::{Common, base_name};
+use crate::common::{Common, base_name, load};
 use crate::generation::words;
 use crate::info::size;
 use crate::out::say;
@@ -92,7 +92,7 @@ pub fn run(args: Args, started: Instant) -> Result<()> {
 
 async fn measure(args: Args, started: Instant) -> Result<()> {
     let report = args.report.as_deref().map(create).transpose()?;
-    let model = open(&args)?.load()?;
+    let model = load(open(&args)?)?;
     let loaded = started.elapsed().as_secs_f64();
     let network = model.network();
     let text = &network.config.text;

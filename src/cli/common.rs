@@ -7,12 +7,13 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use qllama::internals::{Folder, read_tokenizer};
 use qllama::{
-    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Recovered,
-    Result, Tokenizer,
+    AdapterWeights, Array, Error, Location, Mode, Model, Opened, Picture, PixelValues, Preprocessor, Progress,
+    Recovered, Result, Tokenizer,
 };
 
 use crate::device::adapter;
 use crate::out::note;
+use crate::verdict::{CheckArgument, warn};
 
 /// What every subcommand takes.
 #[derive(clap::Args, Clone)]
@@ -36,6 +37,9 @@ pub struct Common {
     /// How much of --adapter-weights is used, from 0 (nothing) to 1.
     #[arg(long, default_value_t = 1.0, value_name = "STRENGTH", requires = "adapter_weights")]
     pub adapter_strength: f32,
+    /// Whether to compare the GPU's results with what they should be, before the model is loaded: `qllama check` tells more.
+    #[arg(long, value_name = "WHEN", value_enum, default_value = "on")]
+    pub check: CheckArgument,
     /// Print JSON, one object a line.
     #[arg(long)]
     pub json: bool,
@@ -65,7 +69,8 @@ impl Common {
     /// As [`Common::open`], of other files.
     pub fn open_at(&self, location: Location) -> Result<Opened<'static>> {
         let bar = progress_bar("loading");
-        let mut builder = qllama::Builder::new(location).adapter(adapter(self.adapter.as_deref()));
+        let mut builder =
+            qllama::Builder::new(location).adapter(adapter(self.adapter.as_deref())).check(self.check.into());
         if let Some(bytes) = self.memory_budget {
             builder = builder.memory_budget(bytes);
         }
@@ -100,6 +105,13 @@ impl Common {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         pollster::block_on(read_tokenizer(self.location()?))
     }
+}
+
+/// Loads what was opened, and tells on standard error what is wrong with the adapter, once.
+pub fn load(opened: Opened<'_>) -> Result<Model> {
+    let model = opened.load()?;
+    warn(model.check_report());
+    Ok(model)
 }
 
 /// The last part of a path: messages and JSON name files, not folders.

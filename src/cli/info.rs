@@ -9,6 +9,7 @@ use qllama::{Adapter, Config, Device, DeviceInfo, Result};
 use crate::common::Common;
 use crate::device::{adapter, describe, found};
 use crate::out::say;
+use crate::verdict::known;
 
 /// Show a checkpoint's sizes, the memory that it needs, and whether it fits this machine's adapters.
 #[derive(clap::Args)]
@@ -21,6 +22,7 @@ pub struct Args {
 const PORTABLE: DeviceInfo = DeviceInfo {
     name: String::new(),
     backend: String::new(),
+    driver: String::new(),
     software: false,
     weights: Storage::Buffer,
     max_binding_bytes: 128 << 20,
@@ -65,10 +67,11 @@ impl Verdict {
 
     fn json(&self) -> serde_json::Value {
         let i = &self.info;
-        serde_json::json!({ "name": i.name, "backend": i.backend, "software": i.software,
+        serde_json::json!({ "name": i.name, "backend": i.backend, "driver": i.driver, "software": i.software,
             "max_binding_bytes": i.max_binding_bytes, "max_buffer_bytes": i.max_buffer_bytes,
             "least_budget_bytes": self.least, "fits": self.fit.is_ok(), "why_not": self.fit.as_ref().err(),
             "peak_bytes": self.fit.as_ref().ok().map(|(_, peak)| peak),
+            "computes_wrongly": known(i),
             "streamed": self.fit.as_ref().ok().map(|(stays, _)| names(*stays)) })
     }
 }
@@ -229,6 +232,9 @@ impl Facts<'_> {
         say!("\nadapters");
         for (name, verdict) in &self.verdicts {
             say!("  {name}; fits: {}", verdict.words());
+            if let Some(text) = known(&verdict.info) {
+                text.lines().for_each(|line| say!("    {line}"));
+            }
         }
     }
 }

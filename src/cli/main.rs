@@ -2,6 +2,7 @@
 
 mod bench;
 mod caption;
+mod check;
 mod common;
 mod device;
 mod embed;
@@ -16,6 +17,7 @@ mod out;
 mod quantize;
 mod tensors;
 mod tokenize;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -53,6 +55,7 @@ enum Command {
     Gradients(gradients::Args),
     Tokenize(tokenize::Args),
     Info(info::Args),
+    Check(check::Args),
     Bench(bench::Args),
     Quantize(quantize::Args),
 }
@@ -102,6 +105,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<ExitCode> {
         Some(Command::Gradients(args)) => gradients::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
         Some(Command::Info(args)) => info::run(args),
+        Some(Command::Check(args)) => check::run(args),
         Some(Command::Bench(args)) => bench::run(args, started),
         Some(Command::Quantize(args)) => quantize::run(args),
         None => Err(Error::Input { reason: "no subcommand was given; `qllama --help` lists them".into() }),

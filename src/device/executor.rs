@@ -79,6 +79,7 @@ impl Device {
             Place::Host(_) => DeviceInfo {
                 name: "CPU executor".into(),
                 backend: "CPU".into(),
+                driver: String::new(),
                 software: true,
                 weights: Storage::Buffer,
                 max_binding_bytes: u64::MAX,
@@ -133,7 +134,14 @@ impl Device {
 
     /// An empty pool.
     pub fn pool(&self) -> Pool {
-        Pool { device: self.clone(), tensors: Vec::new() }
+        Pool { device: self.clone(), tensors: Vec::new(), counted: true }
+    }
+
+    /// As [`Device::pool`], outside the memory budget and [`Device::memory`]: for what is there before a model is.
+    pub fn uncounted_pool(&self) -> Pool {
+        let mut pool = self.pool();
+        pool.counted = false;
+        pool
     }
 
     /// Copies bytes into a tensor, at a byte offset that is a multiple of 4; in a texture, whole texels.
@@ -232,10 +240,10 @@ impl Device {
         Ok(Reader { device: self.clone(), kind })
     }
 
-    /// The bytes of a whole tensor, after all work started before.
+    /// The bytes of a whole tensor, in a buffer or a texture, after all work started before.
     pub async fn read_bytes(&self, tensor: Tensor) -> Result<Vec<u8>> {
         let mut out = vec![0; tensor.size_bytes()];
-        self.reader(out.len())?.read(&[tensor], &mut out).await?;
+        self.reader(tensor.held_bytes())?.read(&[tensor], &mut out).await?;
         Ok(out)
     }
 
@@ -255,6 +263,8 @@ impl Device {
 pub struct Pool {
     device: Device,
     tensors: Vec<Tensor>,
+    /// Whether its bytes count as the device's.
+    counted: bool,
 }
 
 impl Pool {
@@ -270,7 +280,7 @@ impl Pool {
         self.alloc_in(Storage::Buffer, dtype, shape)
     }
 
-    /// As [`Pool::alloc`], in a buffer or a texture. Textures cannot be read back.
+    /// As [`Pool::alloc`], in a buffer or a texture.
     pub fn alloc_in(&mut self, storage: Storage, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         let tensor = Tensor::new(fresh_id(), dtype, shape).stored(storage);
         self.add(tensor)?;
@@ -305,7 +315,7 @@ impl Pool {
 
     pub(crate) fn add(&mut self, tensor: Tensor) -> Result<()> {
         let inner = &self.device.0;
-        let bytes = tensor.held_bytes() as u64;
+        let bytes = if self.counted { tensor.held_bytes() as u64 } else { 0 };
         let (need, have) = (inner.held_bytes.load(Ordering::Relaxed) + bytes, self.device.memory_budget());
         if need > have {
             return Err(Error::Budget { what: " for this input".into(), need, have });
@@ -329,7 +339,9 @@ impl Drop for Pool {
                 Place::Host(host) => host.free(tensor.id),
             }
         }
-        self.device.0.held_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
+        if self.counted {
+            self.device.0.held_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
+        }
     }
 }
 

@@ -10,6 +10,8 @@ pub struct DeviceInfo {
     pub name: String,
     /// `Vulkan`, `Metal`, `Dx12`, `BrowserWebGpu`, or `CPU` for the CPU executor.
     pub backend: String,
+    /// The driver and its version, where they are known.
+    pub driver: String,
     /// A software adapter's buffers are host memory.
     pub software: bool,
     /// What holds weights, and keys and values while texts are made: `Pieces` on software adapters, `Buffer` elsewhere.

@@ -7,6 +7,7 @@ pub(crate) mod json;
 pub mod location;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) mod new_folder;
+pub mod notes;
 pub mod peft;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod random;

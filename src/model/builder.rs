@@ -1,16 +1,25 @@
 //! From files to a model: which files, which adapter, how much memory.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
 use crate::device::{Adapter, Device};
 use crate::error::Result;
 use crate::files::checkpoint::Checkpoint;
 use crate::files::config::Config;
 use crate::files::gguf::Gguf;
 use crate::files::location::Location;
+use crate::files::notes::Notes;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::files::notes::NotesFolder;
 use crate::files::peft::AdapterWeights;
 use crate::files::source::{Source, read_small};
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType};
 use crate::image::Preprocessor;
+use crate::model::calls::Sketch;
+use crate::model::check::{Check, CheckReport, Checker, Tried};
 use crate::model::front::{Model, no_tokenizer};
 use crate::model::recovery::{Loaded, OnRecovered, Recovered};
 use crate::text::Tokenizer;
@@ -30,6 +39,8 @@ pub struct Builder<'a> {
     memory_budget: Option<u64>,
     kv_cache: KvCacheType,
     learned: Option<(AdapterWeights, f32)>,
+    check: Check,
+    notes: Option<Box<dyn Notes>>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
     recover: bool,
     on_recovered: Option<OnRecovered>,
@@ -50,6 +61,9 @@ impl<'a> Builder<'a> {
             memory_budget: None,
             kv_cache: KvCacheType::F32,
             learned: None,
+            // A page keeps no findings: it would check at every load.
+            check: if cfg!(target_arch = "wasm32") { Check::Off } else { Check::On },
+            notes: users_notes(),
             on_progress: Box::new(|_| {}),
             recover: true,
             on_recovered: None,
@@ -85,6 +99,19 @@ impl<'a> Builder<'a> {
     /// What was learned beside the weights, and how much of it is used: see [`Model::use_adapter`].
     pub fn adapter_weights(mut self, weights: AdapterWeights, strength: f32) -> Builder<'a> {
         self.learned = Some((weights, strength));
+        self
+    }
+
+    /// Whether the GPU is checked before it is trusted: each kernel that the model will use is compared with what it should
+    /// compute, once an adapter, driver and version. What computes wrongly is left out: see [`Model::check_report`].
+    pub fn check(mut self, check: Check) -> Builder<'a> {
+        self.check = check;
+        self
+    }
+
+    /// Where findings about adapters are kept; the folder `qllama` of the user's cache directory unless told otherwise.
+    pub fn notes(mut self, notes: impl Notes + 'static) -> Builder<'a> {
+        self.notes = Some(Box::new(notes));
         self
     }
 
@@ -128,6 +155,8 @@ impl<'a> Builder<'a> {
             memory_budget: self.memory_budget,
             kv_cache: self.kv_cache,
             learned: self.learned,
+            check: self.check,
+            notes: self.notes,
             on_progress: self.on_progress,
             recover: self.recover,
             on_recovered: self.on_recovered,
@@ -181,6 +210,8 @@ pub struct Opened<'a> {
     memory_budget: Option<u64>,
     kv_cache: KvCacheType,
     learned: Option<(AdapterWeights, f32)>,
+    check: Check,
+    notes: Option<Box<dyn Notes>>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
     recover: bool,
     on_recovered: Option<OnRecovered>,
@@ -217,11 +248,7 @@ impl Opened<'_> {
         inputs.check(config, &options.resolve(&config.text, self.kv_cache)?).map(|_| ())
     }
 
-    /// Opens the adapter and brings the weights to it.
-    ///
-    /// # Errors
-    /// As [`Builder::load_async`].
-    pub async fn load_async(mut self) -> Result<Model> {
+    async fn open_device(&mut self) -> Result<Device> {
         let device = match self.device.take() {
             Some(device) => device,
             None => Device::open(&self.adapter).await?,
@@ -229,15 +256,89 @@ impl Opened<'_> {
         if let Some(bytes) = self.memory_budget {
             device.set_memory_budget(bytes);
         }
+        Ok(device)
+    }
+
+    /// Opens the adapter and tries each call of a kernel that the model would make on it, without loading the model;
+    /// `on_tried` hears of each.
+    ///
+    /// # Errors
+    /// As [`Builder::load_async`]; an adapter that computes wrongly is told of by [`CheckReport::usable`].
+    pub async fn check_async(mut self, on_tried: &mut dyn FnMut(&Tried)) -> Result<CheckReport> {
+        let device = self.open_device().await?;
+        let sketch = Sketch::of(&self.files.checkpoint, &device).await?;
+        let (how, notes) = (self.check, self.notes.as_deref());
+        Checker { how, notes, clock: &clock(), on_tried }.check(&device, &sketch).await
+    }
+
+    /// Opens the adapter, checks it, and brings the weights to it.
+    ///
+    /// # Errors
+    /// As [`Builder::load_async`].
+    pub async fn load_async(mut self) -> Result<Model> {
+        let device = self.open_device().await?;
         let Files { preprocessor, checkpoint, tokenizer } = self.files;
         let config = checkpoint.config.clone();
-        let loaded = Loaded::load(checkpoint, device, self.recover, self.on_recovered, &mut *self.on_progress).await?;
-        let mut model = Model::new(loaded, config, preprocessor, tokenizer, self.kv_cache);
+        let sketch = Sketch::of(&checkpoint, &device).await?;
+        let check = async {
+            let (how, notes) = (self.check, self.notes.as_deref());
+            let on_tried: &mut dyn FnMut(&Tried) = &mut |_| {};
+            let report = Checker { how, notes, clock: &clock(), on_tried }.check(&device, &sketch).await?;
+            report.usable().map(|()| report)
+        };
+        let load = Loaded::load(checkpoint, device.clone(), self.recover, self.on_recovered, &mut *self.on_progress);
+        let (report, loaded) = both(check, load).await?;
+        let mut model = Model::new(loaded, config, preprocessor, tokenizer, self.kv_cache, report);
         if let Some((weights, strength)) = &self.learned {
             model.use_adapter(weights, *strength)?;
         }
         Ok(model)
     }
+}
+
+/// Both results. The first goes on whenever the second waits: on a machine of its own, where nothing waits, it is done before
+/// the second begins; in a browser they run beside each other. An error of one ends both.
+async fn both<A, B>(first: impl Future<Output = Result<A>>, second: impl Future<Output = Result<B>>) -> Result<(A, B)> {
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut a, mut b) = (None, None);
+    poll_fn(|context| {
+        if a.is_none() {
+            match first.as_mut().poll(context) {
+                Poll::Ready(Ok(done)) => a = Some(done),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        if b.is_none() {
+            match second.as_mut().poll(context) {
+                Poll::Ready(Ok(done)) => b = Some(done),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
+            }
+        }
+        match (a.take(), b.take()) {
+            (Some(a), Some(b)) => Poll::Ready(Ok((a, b))),
+            (first, second) => {
+                (a, b) = (first, second);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// Where findings about adapters are kept unless told otherwise.
+fn users_notes() -> Option<Box<dyn Notes>> {
+    #[cfg(not(target_arch = "wasm32"))]
+    return Some(Box::new(NotesFolder::of_user()?));
+    #[cfg(target_arch = "wasm32")]
+    None
+}
+
+/// A clock that starts now.
+fn clock() -> impl Fn() -> f64 {
+    let started = web_time::Instant::now();
+    move || started.elapsed().as_secs_f64()
 }
 
 /// The tokenizer of a model, without anything else of it.

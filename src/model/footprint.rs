@@ -16,14 +16,14 @@ use crate::ops::rows::embed::embed;
 use crate::weights::loader::{Layers, Loader};
 
 /// What activations are planned for: a caption by as many beams, with a prompt and new tokens of these lengths.
-const PLANNED_BEAMS: usize = 5;
-const PLANNED_PROMPT: usize = 16;
-const PLANNED_NEW: usize = 32;
+pub(super) const PLANNED_BEAMS: usize = 5;
+pub(super) const PLANNED_PROMPT: usize = 16;
+pub(super) const PLANNED_NEW: usize = 32;
 /// Vision rows of a picture where another tool makes them: as many as the published InternViT's.
-const PLANNED_ROWS: usize = 257;
+pub(super) const PLANNED_ROWS: usize = 257;
 /// Longer prompts and larger grids are planned as these: dispatches have limits, which hostile files may exceed.
-const MOST_ROWS: usize = 1 << 12;
-const MOST_GRID: usize = 1 << 6;
+pub(super) const MOST_ROWS: usize = 1 << 12;
+pub(super) const MOST_GRID: usize = 1 << 6;
 
 /// A part that can be streamed: bytes of its layers' weights and of the largest layer's, and of what else it needs while
 /// it runs.

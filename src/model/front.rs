@@ -15,6 +15,7 @@ use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType, Resolved};
 use crate::generate::session::{Event, Sequence};
 use crate::image::{Picture, PixelValues, Preprocessor};
+use crate::model::check::CheckReport;
 use crate::model::network::{Network, Vision};
 use crate::model::recovery::Loaded;
 use crate::ops::logits::softmax;
@@ -128,6 +129,7 @@ pub struct Model {
     preprocessor: Preprocessor,
     tokenizer: Option<Tokenizer>,
     kv_cache: KvCacheType,
+    check: CheckReport,
 }
 
 impl Model {
@@ -137,8 +139,9 @@ impl Model {
         preprocessor: Preprocessor,
         tokenizer: Option<Tokenizer>,
         kv_cache: KvCacheType,
+        check: CheckReport,
     ) -> Model {
-        Model { loaded, config, preprocessor, tokenizer, kv_cache }
+        Model { loaded, config, preprocessor, tokenizer, kv_cache, check }
     }
 
     /// The model's sizes.
@@ -149,6 +152,11 @@ impl Model {
     /// What it runs on: another adapter than before, where that was lost and stayed away.
     pub fn device_info(&self) -> DeviceInfo {
         self.loaded.device().info()
+    }
+
+    /// What the check of the GPU found when the model was loaded.
+    pub fn check_report(&self) -> &CheckReport {
+        &self.check
     }
 
     /// Bytes of GPU memory held now, and the most there ever were.

@@ -6,6 +6,8 @@ mod batch;
 #[cfg(not(target_arch = "wasm32"))]
 mod blocking;
 mod builder;
+mod calls;
+pub(crate) mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub(crate) mod footprint;
@@ -21,6 +23,7 @@ mod recovery;
 pub use attention_map::AttentionMap;
 pub use batch::{CaptionBatch, Captioned};
 pub use builder::{Builder, Opened, Progress, read_tokenizer};
+pub use check::{Check, CheckReport, Tried};
 pub use forward::{ForwardInputs, ForwardOutputs, IGNORED_LABEL};
 pub use front::{CAPTION_PROMPT, Caption, CaptionOptions, Generation, Matcher, Mode, Model, OnPiece, Piece, Prompt};
 pub use past::PastKeyValues;

@@ -8,6 +8,7 @@ mod coalescing;
 mod dirty_memory;
 mod parts_of_grids;
 mod sources;
+mod trials;
 
 use naga::back::pipeline_constants::process_overrides;
 use naga::proc::TypeResolution;
@@ -19,12 +20,11 @@ use naga::{
 
 use crate::device::Device;
 use crate::device::recording::PipelineKey;
-use crate::device::tensor::{DType, Storage, Tensor};
+use crate::device::tensor::{DType, Storage};
 use crate::device::wgsl::{Access, Binding, Field};
 use crate::ops::KERNELS;
-use crate::ops::examples::{Examples, Fill};
+use crate::ops::examples::Examples;
 use crate::ops::kernel::GRID_X;
-use crate::ops::testing::Random;
 
 const MAX_STORAGE_BUFFERS: usize = 8;
 const MAX_INVOCATIONS: u32 = 256;
@@ -62,11 +62,11 @@ fn examples_give_finite_numbers() {
     for op in KERNELS {
         let Examples { mut recording, inputs } = op.record();
         let device = Device::cpu();
-        let (mut pool, mut random) = (device.pool(), Random::new(7));
+        let (mut pool, mut random) = (device.pool(), fastrand::Rng::with_seed(7));
         let scratch = std::mem::take(&mut recording.scratch);
         inputs.iter().map(|input| input.tensor).chain(scratch).for_each(|tensor| pool.add(tensor).unwrap());
         for input in &inputs {
-            device.write_all(input.tensor, &words(input.tensor, input.fill, &mut random)).unwrap();
+            device.write_all(input.tensor, &input.fill.words(input.tensor, &mut random)).unwrap();
         }
         device.play(&recording).unwrap();
         for dispatch in &recording.dispatches {
@@ -80,23 +80,6 @@ fn examples_give_finite_numbers() {
             }
         }
     }
-}
-
-/// Words that fill a tensor.
-fn words(tensor: Tensor, fill: Fill, random: &mut Random) -> Vec<u32> {
-    let count = tensor.size_bytes() / 4;
-    let half = |random: &mut Random| u32::from(half::f16::from_f32(random.f32()).to_bits());
-    let upper = |random: &mut Random| u32::from(half::bf16::from_f32(random.f32()).to_bits());
-    let mut word = |i: usize| match fill {
-        Fill::Floats(DType::F16) => half(random) | half(random) << 16,
-        Fill::Floats(DType::BF16) => upper(random) | upper(random) << 16,
-        Fill::Floats(_) => random.f32().to_bits(),
-        Fill::Words => random.next_u32(),
-        Fill::Below(limit) => random.below(limit),
-        Fill::Counting => i as u32,
-        Fill::Value(value) => value,
-    };
-    (0..count).map(&mut word).collect()
 }
 
 /// What keeps a whole shader with these constants from running on every device on these operands and parameters.

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
-use crate::device::recording::{Kernel, PipelineKey};
-use crate::device::recording::{Recording, fresh_id};
+use crate::device::recording::{Dispatch, Kernel, PipelineKey, Recording, fresh_id};
 use crate::device::tensor::{DType, Storage, Tensor};
+use crate::ops::trial::Trial;
 use crate::weights::layout::{Format, Layout};
 use crate::weights::matrix::{Matrix, Part};
+
+pub use crate::ops::fill::Fill;
 
 /// An op as [`KERNELS`](crate::ops::KERNELS) lists it.
 pub struct Op {
@@ -16,6 +18,8 @@ pub struct Op {
     /// Records calls that together make each pipeline which a model may ask for, as far as it differs by more than
     /// sizes: every kernel with every set of constants, access and storage.
     pub examples: fn(&mut Examples),
+    /// Makes a call small, and tells what its operands hold where floats would not do. None: training's, which is not tried.
+    pub trial: Option<fn(&mut Trial)>,
 }
 
 impl Op {
@@ -24,6 +28,14 @@ impl Op {
         let mut examples = Examples { recording: Recording::of_every_way(), inputs: Vec::new() };
         (self.examples)(&mut examples);
         examples
+    }
+
+    /// A trial of a call of one of the kernels.
+    pub fn trial_of(&self, call: &Dispatch) -> Trial {
+        let mut trial = Trial::whole(call);
+        let cut = self.trial.unwrap_or_else(|| panic!("{}: calls are not tried", self.name));
+        cut(&mut trial);
+        trial
     }
 
     /// The pipelines of the examples.
@@ -44,21 +56,6 @@ pub struct Examples {
 pub struct Input {
     pub tensor: Tensor,
     pub fill: Fill,
-}
-
-/// What an input may hold.
-#[derive(Clone, Copy, Debug)]
-pub enum Fill {
-    /// Floats from -1 to 1, stored as this type.
-    Floats(DType),
-    /// Any words.
-    Words,
-    /// Integers below this.
-    Below(u32),
-    /// 0, 1, 2, ...
-    Counting,
-    /// The one number.
-    Value(u32),
 }
 
 impl Examples {

@@ -15,6 +15,8 @@ pub(crate) const IMPORTS: &[Import] = imports![
     "cache/cache_in_buffers",
     "cache/cache_in_textures",
     "gradients/attention_shared",
+    "linear/element_in_buffers",
+    "linear/element_in_textures",
     "linear/few",
     "linear/gated",
     "linear/many",

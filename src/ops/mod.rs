@@ -5,6 +5,7 @@ pub mod cache;
 #[cfg(test)]
 mod checks;
 pub mod examples;
+mod fill;
 pub mod gradients;
 mod imports;
 mod kernel;
@@ -13,11 +14,16 @@ pub mod logits;
 pub mod norms;
 pub mod roof;
 pub mod rows;
+pub mod trial;
 pub mod vision;
 
 pub use rows::selection::Rows;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::device::recording::Dispatch;
 use crate::ops::examples::Op;
+use crate::ops::trial::Trial;
 
 pub(crate) use kernel::{LANES, grid, kernel, once_over, picked_rows, read, unpack_row_of, write};
 
@@ -66,6 +72,22 @@ pub static KERNELS: &[&Op] = &[
     &vision::vision_embed::OP,
 ];
 
+/// A number that changes with any kernel.
+pub fn shaders_hash() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for kernel in KERNELS.iter().flat_map(|op| op.kernels) {
+        (kernel.name, kernel.source).hash(&mut hasher);
+        kernel.imports.iter().for_each(|import| import.source.hash(&mut hasher));
+    }
+    hasher.finish()
+}
+
+/// A trial of a call.
+pub fn trial_of(call: &Dispatch) -> Trial {
+    let op = KERNELS.iter().find(|op| op.kernels.contains(&call.kernel));
+    op.unwrap_or_else(|| panic!("{:?} is not in KERNELS", call.kernel)).trial_of(call)
+}
+
 /// Playing one recording on the CPU executor and on a GPU, and comparing what comes out.
 #[cfg(test)]
 pub(crate) mod testing {
@@ -84,15 +106,16 @@ pub(crate) mod testing {
     /// The GPU device that all tests share.
     pub fn gpu_device() -> &'static Device {
         static DEVICE: OnceLock<Device> = OnceLock::new();
-        DEVICE.get_or_init(|| {
-            pollster::block_on(async {
-                let candidates = gpu::candidates().await;
-                let first = candidates
-                    .into_iter()
-                    .next()
-                    .expect("no WebGPU adapter: install a Vulkan driver, for example Debian's mesa-vulkan-drivers");
-                Device::gpu(gpu::Gpu::open(first).await.unwrap())
-            })
+        DEVICE.get_or_init(open_gpu)
+    }
+
+    /// A device of a test's own, on the first adapter.
+    pub fn open_gpu() -> Device {
+        pollster::block_on(async {
+            let first = gpu::candidates().await.into_iter().next();
+            let first =
+                first.expect("no WebGPU adapter: install a Vulkan driver, for example Debian's mesa-vulkan-drivers");
+            Device::gpu(gpu::Gpu::open(first).await.unwrap())
         })
     }
 

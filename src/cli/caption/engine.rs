@@ -9,7 +9,7 @@ use qllama::{GenerateInputs, GenerateOptions, Generation, Opened, Prompt, Result
 
 use super::list::Listed;
 use super::read::{Next, Pictures, Ready};
-use crate::common::prompt_ids;
+use crate::common::{load, prompt_ids};
 
 /// New pictures are taken when a part of all places, one in so many, is free.
 const ROOM: usize = 4;
@@ -58,7 +58,7 @@ impl<O: Output> Engine<O> {
         let input_ids = Some(prompt_ids(&opened, &job.prompt)?);
         let inputs = GenerateInputs { input_ids, pixel_values, ..Default::default() };
         opened.check_generate(&inputs, &job.options)?;
-        let model = opened.load()?;
+        let model = load(opened)?;
         let prompt = Prompt::from(&*job.prompt);
         let size = job.batch_size.map_or_else(|| model.batch_size(&prompt, &job.options), Ok)?;
         let mut batch = model.batch(prompt, &job.options, size)?;

@@ -19,7 +19,7 @@ use qllama::{ALL_TARGETS, Error, Lesson, Model, Result, Schedule, StepReport, Ta
 
 use self::data::Pair;
 use self::views::Views;
-use crate::common::{Common, base_name};
+use crate::common::{Common, base_name, load};
 use crate::out::say;
 
 const HELP: &str = "\
@@ -124,7 +124,7 @@ pub fn run(args: Args) -> Result<()> {
     args.check()?;
     let pairs = data::read(&args.data, true)?;
     let keep = args.keep.as_ref().map(|path| data::read(path, false)).transpose()?.unwrap_or_default();
-    let mut model = args.common.open()?.load()?;
+    let mut model = load(args.common.open()?)?;
     let (learn, held) = see_all(&args, &model, &pairs, Side::Learn)?;
     let (kept, _) = if keep.is_empty() { Default::default() } else { see_all(&args, &model, &keep, Side::Keep)? };
     let lesson = Lesson::new(learn, kept, args.batch_size, args.seed)?;

@@ -43,6 +43,7 @@ fn device_info(adapter: &wgpu::Adapter) -> DeviceInfo {
     DeviceInfo {
         name: info.name,
         backend: format!("{:?}", info.backend),
+        driver: [info.driver, info.driver_info].join(" ").trim().into(),
         software,
         weights: if software { Storage::Pieces } else { Storage::Buffer },
         max_binding_bytes: limits.max_storage_buffer_binding_size,

@@ -27,10 +27,17 @@ pub(super) enum Held {
 }
 
 impl Held {
-    pub(super) fn buffer(&self) -> &wgpu::Buffer {
+    /// Copies a whole tensor to a buffer at `offset`. Of a texture, whole rows are copied: zeros follow the tensor there.
+    pub(super) fn copy(&self, encoder: &mut wgpu::CommandEncoder, tensor: Tensor, to: &wgpu::Buffer, offset: u64) {
         match self {
-            Held::Buffer(buffer) => buffer,
-            Held::Texture(..) => panic!("no buffer, but a texture: those are written by rows and not read"),
+            Held::Buffer(buffer) => encoder.copy_buffer_to_buffer(buffer, 0, to, offset, tensor.size_bytes() as u64),
+            Held::Texture(texture, _) => {
+                let row_bytes = (TEXELS_PER_ROW * tensor.storage.texel_bytes()) as u32;
+                let layout =
+                    wgpu::TexelCopyBufferLayout { offset, bytes_per_row: Some(row_bytes), rows_per_image: None };
+                let to = wgpu::TexelCopyBufferInfo { buffer: to, layout };
+                encoder.copy_texture_to_buffer(texture.as_image_copy(), to, texture.size());
+            }
         }
     }
 }
@@ -86,6 +93,7 @@ impl Memory {
                     format: texture_format(tensor.storage),
                     usage: wgpu::TextureUsages::TEXTURE_BINDING
                         | wgpu::TextureUsages::STORAGE_BINDING
+                        | wgpu::TextureUsages::COPY_SRC
                         | wgpu::TextureUsages::COPY_DST,
                     view_formats: &[],
                 });

@@ -12,7 +12,7 @@ pub use reads::{GpuReader, GpuReading};
 pub use submissions::{GpuPlan, Submitted};
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crate::device::cut::Uncut;
 use crate::device::gpu::faults::{Faults, in_words, is_shortage, out_of_memory};
@@ -40,6 +40,35 @@ pub struct Gpu {
     memory: Memory,
     pipelines: Pipelines,
     submissions: Submissions,
+    left_out: Mutex<Option<LeftOut>>,
+}
+
+/// What a device leaves undone of a kernel's work, as a driver with a fault does. For tests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LeftOut {
+    /// The kernel's name, or [`LeftOut::ALL`].
+    pub kernel: &'static str,
+    /// The second half of the workgroups only; else all.
+    pub half: bool,
+}
+
+impl LeftOut {
+    /// In place of a kernel's name: every kernel.
+    pub const ALL: &'static str = "*";
+
+    fn is_of(self, kernel: &str) -> bool {
+        [LeftOut::ALL, kernel].contains(&self.kernel)
+    }
+
+    /// What is left of a grid.
+    fn grid(self, [x, y, z]: [u32; 3]) -> [u32; 3] {
+        match (self.half, x, y) {
+            (true, 2.., _) => [x / 2, y, z],
+            (true, _, 2..) => [x, y / 2, z],
+            // Nothing is dispatched.
+            _ => [0, y, z],
+        }
+    }
 }
 
 impl Gpu {
@@ -77,7 +106,8 @@ impl Gpu {
         let part = Pipelines::part_layout(&device);
         let pipelines = Pipelines::new(&device, &part);
         let submissions = Submissions::new(&device, &queue, &faults, &part);
-        Ok(Gpu { device, queue, info, limits: limited, faults, memory, pipelines, submissions })
+        let left_out = Mutex::default();
+        Ok(Gpu { device, queue, info, limits: limited, faults, memory, pipelines, submissions, left_out })
     }
 
     pub fn info(&self) -> DeviceInfo {
@@ -106,6 +136,11 @@ impl Gpu {
             Some((buffer, binding)) => candidate.limited(buffer, binding),
             None => candidate,
         }
+    }
+
+    /// Lets plans that are prepared from now on leave out work. For tests.
+    pub fn leave_out(&self, what: Option<LeftOut>) {
+        *self.left_out.lock().unwrap() = what;
     }
 
     /// What the pipelines that this device has so far were made from, in no order.
@@ -169,7 +204,9 @@ impl Gpu {
         });
         self.faults.check_made(&self.device, params.len() as u64)?;
         self.queue.write_buffer(&params_buffer, 0, &params);
-        let mut steps = Vec::with_capacity(recording.dispatches.len());
+        let count = recording.dispatches.len();
+        let (mut steps, mut uncut) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let left_out = *self.left_out.lock().unwrap();
         for (dispatch, offset) in recording.dispatches.iter().zip(params_at) {
             let key = PipelineKey::of(dispatch);
             let layout = self.pipelines.layout(&key.operands);
@@ -205,10 +242,17 @@ impl Gpu {
                 layout: &layout,
                 entries: &entries,
             });
-            steps.push(PlanStep { pipeline, group });
+            let mut left = Uncut::of(dispatch);
+            if let Some(left_out) = left_out.filter(|left_out| left_out.is_of(dispatch.kernel.name)) {
+                left.workgroups = left_out.grid(left.workgroups);
+            }
+            if left.workgroups[0] > 0 {
+                steps.push(PlanStep { pipeline, group });
+                uncut.push(left);
+            }
         }
         self.faults.check(&self.device)?;
-        Ok(GpuPlan { steps, uncut: recording.dispatches.iter().map(Uncut::of).collect() })
+        Ok(GpuPlan { steps, uncut })
     }
 
     /// Starts a plan.

@@ -37,9 +37,8 @@ impl GpuReader {
         let memory = memory.held();
         let mut at = 0;
         for tensor in tensors {
-            let bytes = tensor.size_bytes() as u64;
-            encoder.copy_buffer_to_buffer(memory[&tensor.id].buffer(), 0, &self.buffer, at, bytes);
-            at += bytes;
+            memory[&tensor.id].copy(encoder, *tensor, &self.buffer, at);
+            at += tensor.size_bytes() as u64;
         }
     }
 

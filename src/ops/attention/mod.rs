@@ -13,6 +13,7 @@ use crate::ops::attention::join::{JOIN, join};
 use crate::ops::attention::reference::{Params, reference, work, work_of_rows};
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::linear::stage::{StagedRows, staged_width, storage_for};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, grid, kernel, read, write};
 use crate::weights::layout::dtype_code;
 use crate::weights::matrix::Matrix;
@@ -28,7 +29,8 @@ static STEP: Kernel = kernel!("attention", "attention_step", Params, reference, 
 /// One row, keys and values in textures.
 static KEYS: Kernel = kernel!("attention", "attention_keys", Params, reference, work);
 
-pub(crate) static OP: Op = Op { name: "attention", kernels: &[&PLAIN, &ROWS, &TILES, &STEP, &JOIN, &KEYS], examples };
+pub(crate) static OP: Op =
+    Op { name: "attention", kernels: &[&PLAIN, &ROWS, &TILES, &STEP, &JOIN, &KEYS], examples, trial: Some(trial) };
 
 /// The most keys for `attention_rows`. Mesa's software adapter ends loops after 65535 rounds of an invocation, all loops
 /// counted together; the kernel has up to 32 rounds a key.
@@ -40,6 +42,9 @@ const MAX_FAST_HEAD_DIM: usize = 128;
 const TILE_ROWS: usize = 32;
 /// Workgroups that may share the keys of a head in a step.
 const PARTS: [usize; 4] = [1, 4, 8, 16];
+
+/// A trial has about as many scores at most.
+const MAX_SCORES: usize = 1 << 19;
 
 /// Keys that a workgroup handles at a time.
 const BLOCK: u32 = 1024;
@@ -401,6 +406,29 @@ impl fmt::Display for Checked {
         write!(f, "attention of {heads} heads ({kv_heads} for keys) of {head_dim}, {dtype:?} in {storage:?}, ")?;
         write!(f, "{batch} x up to {rows} rows and {keys} keys, mask {}", self.mask_code)
     }
+}
+
+fn trial(t: &mut Trial) {
+    if t.dispatch.kernel == &JOIN {
+        // Sums of weights, which divide.
+        return t.fill(1, Fill::Positive);
+    }
+    let (heads, rows, capacity) = (t.param("heads"), t.param("rows"), t.param("capacity"));
+    let width = t.tensor(0).width();
+    // Of many heads, few, where the products are many: those of a step are not.
+    if rows > 1 && t.param("out_width") == 0 && t.param("count") * capacity > MAX_SCORES {
+        let group = t.param("heads_per_key");
+        let left = group * heads.min(MAX_SCORES / (t.param("count") / heads * capacity)).div_ceil(group).max(1);
+        let count = t.param("count") / heads * left;
+        let [x, y, z] = t.dispatch.workgroups;
+        t.dispatch.workgroups = grid(((x * y * z) as usize * left).div_ceil(heads));
+        t.set("heads", left);
+        t.set("count", count);
+        t.reshape(0, &[count / left, width / heads * left]);
+    }
+    t.fill(4, Fill::Below(t.tensor(2).rows() as u32));
+    t.fill(5, Fill::Value(capacity.saturating_sub(rows) as u32));
+    t.fill(6, if t.tensor(6).dtype == DType::U32 { Fill::Below(2) } else { Fill::Floats(DType::F32) });
 }
 
 fn examples(e: &mut Examples) {

@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("cache", "advance", Params, reference);
@@ -45,7 +46,12 @@ fn reference(call: &Call) {
     slots.iter_mut().zip(table.chunks(p.capacity as usize)).for_each(|(slot, row)| *slot = row[at]);
 }
 
-pub(crate) static OP: Op = Op { name: "advance", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "advance", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(0, Fill::Words);
+    t.fill(1, Fill::Value((t.param("capacity") / 2) as u32));
+}
 
 fn examples(e: &mut Examples) {
     let table = e.u32(&[5, 40], Fill::Counting);

@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("cache", "reorder", Params, reference);
@@ -58,7 +59,12 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "reorder", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "reorder", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(0, Fill::Below(t.tensor(2).rows() as u32));
+    t.fill(1, Fill::Value(t.param("capacity") as u32 - 1));
+}
 
 fn examples(e: &mut Examples) {
     for beams in [5, MAX_BEAMS] {

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::ops::attention::heads::Heads;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{kernel, read, write};
 
 static KERNEL: Kernel = kernel!("cache", "rope", Params, reference, work);
@@ -165,7 +166,12 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "rope", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "rope", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(3, Fill::Below(t.tensor(1).rows() as u32));
+    t.fill(4, Fill::Counting);
+}
 
 fn examples(e: &mut Examples) {
     let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };

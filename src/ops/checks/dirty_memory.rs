@@ -7,13 +7,12 @@ use naga::ShaderStage;
 use naga::back::pipeline_constants::process_overrides;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
-use super::words;
 use crate::device::recording::{Dispatch, Kernel, PipelineKey, Recording};
 use crate::device::tensor::{Storage, Tensor};
 use crate::device::wgsl::{Access, Import};
 use crate::ops::KERNELS;
 use crate::ops::examples::{Examples, Op};
-use crate::ops::testing::{Random, gpu_device};
+use crate::ops::testing::gpu_device;
 
 /// Constants that change how workgroup memory is used; all others change sizes, and how operands are read.
 const USES: [&str; 2] = ["TEAM", "MASK"];
@@ -96,12 +95,12 @@ fn changed(dispatch: &Dispatch, change: impl Fn(&str, u32) -> Option<String>) ->
 /// What the dispatches of some examples write into buffers.
 fn results(examples: &Examples, dispatches: Vec<Dispatch>) -> Vec<(Tensor, Vec<u32>)> {
     let device = gpu_device();
-    let (mut pool, mut random) = (device.pool(), Random::new(7));
+    let (mut pool, mut random) = (device.pool(), fastrand::Rng::with_seed(7));
     let tensors = examples.inputs.iter().map(|input| input.tensor).chain(examples.recording.scratch.iter().copied());
     tensors.for_each(|tensor| pool.add(tensor).unwrap());
     let used: HashSet<u32> = dispatches.iter().flat_map(|d| &d.operands).map(|(tensor, _)| tensor.id).collect();
     for input in examples.inputs.iter().filter(|input| used.contains(&input.tensor.id)) {
-        device.write_all(input.tensor, &words(input.tensor, input.fill, &mut random)).unwrap();
+        device.write_all(input.tensor, &input.fill.words(input.tensor, &mut random)).unwrap();
     }
     let operands = dispatches.iter().flat_map(|dispatch| dispatch.operands.clone());
     let written = operands.filter(|(tensor, access)| *access == Access::Write && tensor.storage == Storage::Buffer);

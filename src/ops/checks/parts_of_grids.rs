@@ -7,9 +7,7 @@ use crate::device::gpu::{Gpu, candidates};
 use crate::device::recording::{Dispatch, Recording};
 use crate::device::tensor::Storage;
 use crate::ops::KERNELS;
-use crate::ops::checks::words;
 use crate::ops::examples::Examples;
-use crate::ops::testing::Random;
 
 /// Examples of a kernel that are tried.
 const TRIED: usize = 3;
@@ -29,11 +27,11 @@ fn parts_of_grids_make_the_whole() {
         if !recording.dispatches.iter().any(|dispatch| dispatch.kernel.divides()) {
             continue;
         }
-        let (mut pool, mut random) = (device.pool(), Random::new(7));
+        let (mut pool, mut random) = (device.pool(), fastrand::Rng::with_seed(7));
         let scratch = std::mem::take(&mut recording.scratch);
         inputs.iter().map(|input| input.tensor).chain(scratch).for_each(|tensor| pool.add(tensor).unwrap());
         for input in &inputs {
-            device.write_all(input.tensor, &words(input.tensor, input.fill, &mut random)).unwrap();
+            device.write_all(input.tensor, &input.fill.words(input.tensor, &mut random)).unwrap();
         }
         for dispatch in recording.dispatches {
             let grid = dispatch.workgroups;

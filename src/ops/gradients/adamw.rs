@@ -66,7 +66,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "adamw", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "adamw", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let mut tensor = || e.f32(&[500]);

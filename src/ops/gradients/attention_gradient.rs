@@ -284,7 +284,8 @@ fn keys_values_reference(call: &Call) {
     });
 }
 
-pub(crate) static OP: Op = Op { name: "attention_gradient", kernels: &[&STATS, &QUERIES, &KEYS_VALUES], examples };
+pub(crate) static OP: Op =
+    Op { name: "attention_gradient", kernels: &[&STATS, &QUERIES, &KEYS_VALUES], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     use crate::ops::attention::View;

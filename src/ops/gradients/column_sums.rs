@@ -69,7 +69,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "column_sums", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "column_sums", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (a, b, s, y) = (e.f32(&[70, 96]), e.f32(&[70, 96]), e.f32(&[70]), e.f32(&[96]));

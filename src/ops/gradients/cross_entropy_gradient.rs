@@ -48,7 +48,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "cross_entropy_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "cross_entropy_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (logits, labels) = (e.f32(&[5, 49954]), e.u32(&[5], Fill::Below(49954)));

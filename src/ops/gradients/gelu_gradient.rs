@@ -37,7 +37,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "gelu_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "gelu_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (x, dy) = (e.f32(&[5, 12800]), e.f32(&[5, 12800]));

@@ -61,7 +61,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "layer_norm_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "layer_norm_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (dy, x, weight, dx) = (e.f32(&[5, 3200]), e.f32(&[5, 3200]), e.f32(&[3200]), e.f32(&[5, 3200]));

@@ -109,7 +109,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "linear_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "linear_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let odd = Format::Int { bits: 4, group: 12 };

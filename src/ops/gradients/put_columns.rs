@@ -48,7 +48,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "put_columns", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "put_columns", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (from, to) = (e.f32(&[5, 300]), e.f32(&[5, 400]));

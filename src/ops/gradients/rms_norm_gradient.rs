@@ -91,7 +91,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "rms_norm_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "rms_norm_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (dy, x, weight) = (e.f32(&[2 * 3, 3200]), e.f32(&[2 * 5, 3 * 3200]), e.f32(&[3200]));

@@ -72,7 +72,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "rope_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "rope_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let heads = Heads { heads: 9, kv_heads: 3, head_dim: 64 };

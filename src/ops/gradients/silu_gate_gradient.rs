@@ -41,7 +41,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "silu_gate_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "silu_gate_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (gate_up, dy) = (e.f32(&[5, 2 * 11008]), e.f32(&[5, 11008]));

@@ -42,7 +42,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "squares", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "squares", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (x, sums) = (e.f32(&[5000]), e.f32(&[parts(5000)]));

@@ -95,7 +95,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "sum_rows", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "sum_rows", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let x = e.f32(&[5, 300]);

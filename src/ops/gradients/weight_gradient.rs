@@ -96,7 +96,7 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "weight_gradient", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "weight_gradient", kernels: &[&KERNEL], examples, trial: None };
 
 fn examples(e: &mut Examples) {
     let (dy, x, scale, to) = (e.f32(&[70, 96]), e.f32(&[70, 200]), e.f32(&[96]), e.f32(&[96, 200]));

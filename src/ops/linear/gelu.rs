@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::Tensor;
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, grid, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("linear", "gelu", Params, reference);
@@ -56,7 +57,13 @@ pub(crate) fn erfc(z: f64) -> f64 {
     gauss / below
 }
 
-pub(crate) static OP: Op = Op { name: "gelu", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "gelu", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    let count = t.fewer(0, t.param("count"), Trial::shown(1));
+    t.set("count", count);
+    (0..2).for_each(|operand| t.reshape(operand, &[count]));
+}
 
 fn examples(e: &mut Examples) {
     let x = e.f32(&[5, 12800]);

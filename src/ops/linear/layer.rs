@@ -7,8 +7,9 @@ use crate::device::work::Work;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::stage::{self, StagedRows, stage};
 use crate::ops::linear::ways::{Kernels, ProductCall, Way};
+use crate::ops::trial::Trial;
 use crate::ops::{kernel, read, unpack_row_of, write};
-use crate::weights::layout::Format;
+use crate::weights::layout::{BLOCK_ROWS, Format};
 use crate::weights::matrix::{Matrix, Part};
 
 static PLAIN: Kernel = kernel!("linear", "linear", Params, reference, work);
@@ -198,7 +199,28 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
-pub(crate) static OP: Op = Op { name: "linear", kernels: &[&PLAIN, &TILE, &FEW, &MANY], examples };
+pub(crate) static OP: Op = Op { name: "linear", kernels: &[&PLAIN, &TILE, &FEW, &MANY], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    let rows = t.fewer(1, t.param("rows"), Trial::shown(t.param("cols")));
+    let outputs = t.fewer(0, t.param("outputs"), Trial::shown(t.param("row_words")));
+    t.set("rows", rows);
+    t.set("outputs", outputs);
+    t.set("first_row", t.param("first_row").min(1));
+    t.keep_rows(1, rows, 1);
+    (2..5).for_each(|operand| t.keep_rows(operand, outputs, BLOCK_ROWS));
+    t.reshape(0, &[t.param("first_row") + rows, t.param("y_width")]);
+    // Operands that are not there have stand-ins.
+    let epilogue = t.param("epilogue");
+    for (operand, bit) in [(5, 1), (6, 2), (7, 4)] {
+        match epilogue & bit {
+            0 => t.reshape(operand, &[1]),
+            4 => t.reshape(operand, t.tensor(0).shape()),
+            _ => {}
+        }
+    }
+    t.fill_matrix(2);
+}
 
 fn examples(e: &mut Examples) {
     let group = Format::Int { bits: 4, group: 16 };
@@ -221,6 +243,12 @@ fn examples(e: &mut Examples) {
                 let x = e.f32(&[rows, cols]);
                 let residual = Some(e.f32(&[rows, outputs]));
                 linear(&mut e.recording, x, &weight, Epilogue { bias, layer_scale, residual });
+            }
+            // Staged already, where a device lacks the fast kernel.
+            if storage != Storage::Buffer {
+                let x = e.f32(&[1, cols]);
+                let x = stage(&mut e.recording, x.into(), 0..1, storage);
+                linear(&mut e.recording, x, &weight, Epilogue::default());
             }
         }
     }

@@ -7,9 +7,11 @@ use crate::device::work::Work;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::linear::layer::{Epilogue, dot, linear, product_work};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
-use crate::ops::linear::stage::{StagedRows, most_rows, stage, storage_for};
+use crate::ops::linear::stage::{StagedRows, most_rows, stage, staged_width, storage_for};
 use crate::ops::linear::ways::{Kernels, ProductCall, Way};
+use crate::ops::trial::Trial;
 use crate::ops::{kernel, read, unpack_row_of, write};
+use crate::weights::layout::BLOCK_ROWS;
 use crate::weights::matrix::Matrix;
 
 static TILE: Kernel = kernel!("linear", "linear_gate_tile", Params, reference, work);
@@ -107,7 +109,20 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "linear_gate", kernels: &[&TILE, &FEW, &MANY], examples };
+pub(crate) static OP: Op = Op { name: "linear_gate", kernels: &[&TILE, &FEW, &MANY], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    let inner = t.param("outputs") / 2;
+    let rows = t.fewer(1, t.param("rows"), Trial::shown(t.param("cols")));
+    let left = t.fewer(0, inner, Trial::shown(2 * t.param("row_words")));
+    t.set("rows", rows);
+    t.set("outputs", 2 * left);
+    let y = t.tensor(0);
+    t.reshape(0, &[rows, if y.storage == Storage::Buffer { left } else { staged_width(left) }]);
+    t.keep_rows(1, rows, 1);
+    (2..5).for_each(|operand| t.keep_rows(operand, 2 * left, BLOCK_ROWS));
+    t.fill_matrix(2);
+}
 
 fn examples(e: &mut Examples) {
     // As in the examples of linear; in textures, the matrices of small models go to other kernels.

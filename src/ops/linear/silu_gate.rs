@@ -44,7 +44,7 @@ pub(super) fn silu(g: f32) -> f32 {
     g / (1.0 + (-g).exp())
 }
 
-pub(crate) static OP: Op = Op { name: "silu_gate", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "silu_gate", kernels: &[&KERNEL], examples, trial: Some(|_| {}) };
 
 fn examples(e: &mut Examples) {
     let gate_up = e.f32(&[5, 2 * 11008]);

@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, grid, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("logits", "cross_entropy", Params, reference);
@@ -50,7 +51,11 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "cross_entropy", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "cross_entropy", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(1, Fill::Below(t.param("vocab") as u32));
+}
 
 fn examples(e: &mut Examples) {
     let (logits, labels) = (e.f32(&[5, 49954]), e.u32(&[5], Fill::Below(49954)));

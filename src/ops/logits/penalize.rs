@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{grid, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("logits", "penalize", Params, reference);
@@ -126,7 +127,13 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "penalize", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "penalize", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(0, Fill::Below(t.param("vocab").min(60) as u32));
+    t.fill(1, Fill::Value(t.param("capacity") as u32 - 1));
+    t.fill(2, Fill::Below(t.param("vocab") as u32));
+}
 
 fn examples(e: &mut Examples) {
     let (scores, history) = (e.f32(&[5, 49954]), e.u32(&[5, 40], Fill::Below(49954)));

@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, kernel, picked_rows, read, write};
 
 static KERNEL: Kernel = kernel!("logits", "remember", Params, reference, picked_rows);
@@ -43,7 +44,12 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "remember", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "remember", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(0, Fill::Words);
+    t.fill(2, Fill::Value((t.param("capacity") / 2) as u32));
+}
 
 fn examples(e: &mut Examples) {
     let (tokens, history) = (e.u32(&[5], Fill::Below(1000)), e.u32(&[5, 40], Fill::Below(1000)));

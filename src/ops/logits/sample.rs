@@ -6,6 +6,7 @@ use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::logits::sampling::{MAX_TEMPERATURE, MIN_TEMPERATURE, Sampling};
 use crate::ops::logits::top_k::order_of;
+use crate::ops::trial::Trial;
 use crate::ops::{grid, kernel, read, write};
 
 static KERNEL: Kernel = kernel!("logits", "sample", Params, reference);
@@ -117,7 +118,11 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "sample", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "sample", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(1, Fill::Value(3));
+}
 
 fn examples(e: &mut Examples) {
     let scores = e.f32(&[5, 49954]);

@@ -4,7 +4,9 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, Rows, grid, kernel, picked_rows, read, unpack_row_of, write};
+use crate::weights::layout::BLOCK_ROWS;
 use crate::weights::matrix::Matrix;
 
 static KERNEL: Kernel = kernel!("rows", "embed", Params, reference, picked_rows);
@@ -69,7 +71,16 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "embed", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "embed", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    let part_rows = t.param("part_rows").min(Trial::shown(t.param("row_words")));
+    t.set("part_rows", part_rows);
+    t.set("first_row", t.param("first_row").min(1));
+    (2..5).for_each(|operand| t.keep_rows(operand, part_rows, BLOCK_ROWS));
+    t.fill(1, Fill::Below(part_rows as u32));
+    t.fill_matrix(2);
+}
 
 fn examples(e: &mut Examples) {
     for table in [Storage::Buffer, Storage::Pieces].map(|storage| e.matrices(storage, [30, 4096])).concat() {

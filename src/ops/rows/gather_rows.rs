@@ -4,6 +4,7 @@ use crate::device::recording::{Call, Kernel, Recording};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::uniform;
 use crate::ops::examples::{Examples, Fill, Op};
+use crate::ops::trial::Trial;
 use crate::ops::{LANES, grid, kernel, picked_rows, read, write};
 
 static KERNEL: Kernel = kernel!("rows", "gather_rows", Params, reference, picked_rows);
@@ -37,7 +38,11 @@ fn reference(call: &Call) {
     }
 }
 
-pub(crate) static OP: Op = Op { name: "gather_rows", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "gather_rows", kernels: &[&KERNEL], examples, trial: Some(trial) };
+
+fn trial(t: &mut Trial) {
+    t.fill(1, Fill::Below(t.tensor(0).rows() as u32));
+}
 
 fn examples(e: &mut Examples) {
     let (from, indices) = (e.f32(&[9, 4096]), e.u32(&[5], Fill::Below(9)));

@@ -88,7 +88,7 @@ fn cubic_taps(to: usize, from_len: usize, to_len: usize) -> [(usize, f32); 4] {
     std::array::from_fn(|i| ((first + i as i64).clamp(0, from_len as i64 - 1) as usize, weights[i]))
 }
 
-pub(crate) static OP: Op = Op { name: "vision_embed", kernels: &[&KERNEL], examples };
+pub(crate) static OP: Op = Op { name: "vision_embed", kernels: &[&KERNEL], examples, trial: Some(|_| {}) };
 
 fn examples(e: &mut Examples) {
     let (class_embedding, positions) = (e.f32(&[3200]), e.f32(&[7, 3200]));
