@@ -134,6 +134,9 @@ fn gguf_files() {
 #[test]
 fn seeds_of_the_fuzzer() {
     let _alone = alone();
+    for seed in seeds("adapters") {
+        readers::adapters(&seed).unwrap();
+    }
     for seed in seeds("header") {
         readers::header(&seed).unwrap();
     }

@@ -20,9 +20,11 @@ else
   # Apart from the other compiler's output, which it would build anew each time.
   out=target/web
 fi
+# Without the folders of the machine that builds it, which panics name.
+export RUSTFLAGS="${RUSTFLAGS:-} --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=packages --remap-path-prefix=$PWD=qllama"
 say 'building the library'
 "${build[@]}" --locked -p qllama --lib --crate-type cdylib --profile web --target "$target" --target-dir "$out"
-unset RUSTC RUSTC_BOOTSTRAP
+unset RUSTC RUSTC_BOOTSTRAP RUSTFLAGS
 
 # 2. Its JavaScript, by the tool of exactly the library's version.
 version() { grep -A1 "^name = \"$1\"\$" "$2" | sed -n 's/^version = "\(.*\)"$/\1/p'; }
@@ -41,7 +43,7 @@ target/bindgen/release/bindgen "$out/$target/web/qllama.wasm" "$dist/wasm"
 
 # 3. The page, the API and the demo model.
 cp web/index.html web/demo.css web/demo.js web/icon.svg web/offline.js "$dist"
-cp web/qllama.js web/qllama.d.ts web/errors.js web/past.js web/place.js web/values.js web/worker.js web/files.js web/sha256.js "$dist"
+cp web/qllama.js web/qllama.d.ts web/errors.js web/past.js web/pictures.js web/place.js web/values.js web/worker.js web/files.js web/sha256.js "$dist"
 cp web/node.js web/thread.js web/folder.js web/gpu.js web/package.json web/README.md LICENSE "$dist"
 for file in config.json model.safetensors tokenizer.model tokenizer_config.json preprocessor_config.json; do
   cp "models/emoji-tiny-w4/$file" "$dist/models/emoji-tiny"

@@ -122,13 +122,54 @@ export class Files {
 
   async #find(name) {
     this.#stop();
-    const kept = this.#folder && (await this.#meta(name));
-    if (kept?.absent) return { size: null };
-    if (kept?.complete) {
-      const file = await this.#kept(name, kept);
-      if (file) return file;
+    let stored = await this.#stored(name);
+    if (stored.file || !this.#folder || !navigator.locks) return stored.file ?? this.#fetched(name, stored.partial);
+    // Pages that load a model together fetch it once: the others wait, and then have it from storage.
+    const release = await this.#alone(name);
+    try {
+      stored = await this.#stored(name);
+      const file = stored.file ?? (await this.#fetched(name, stored.partial));
+      Promise.resolve(file.done).catch(() => {}).finally(release);
+      return file;
+    } catch (error) {
+      release();
+      throw error;
     }
-    return this.#fetched(name, kept?.complete ? null : kept);
+  }
+
+  /** What storage has of a file: the `file` where it is whole or known not to be there, or what there is of it. */
+  async #stored(name) {
+    const kept = this.#folder && (await this.#meta(name));
+    if (kept?.absent) return { file: { size: null } };
+    if (!kept?.complete) return { partial: kept };
+    return { file: await this.#kept(name, kept) };
+  }
+
+  /** Waits until no other page fetches a file into storage; resolves to what lets the next one. */
+  async #alone(name) {
+    const download = { bytes: 0, total: 0 };
+    // How far the other page is, as far as it shows.
+    const look = setInterval(async () => {
+      const handle = await this.#folder?.getFileHandle(name).catch(() => null);
+      const file = await handle?.getFile().catch(() => null);
+      const meta = this.#folder && (await this.#meta(name));
+      Object.assign(download, { bytes: file?.size ?? 0, total: meta?.size ?? 0 });
+      if (this.#downloads.has(download)) this.#report();
+    }, 500);
+    this.#downloads.add(download);
+    try {
+      return await new Promise((resolve, reject) => {
+        const lock = `qllama/${this.#base.href}/${name}`;
+        const held = () => new Promise((release) => resolve(release));
+        navigator.locks.request(lock, { signal: this.#signal }, held).catch(reject);
+      });
+    } catch (error) {
+      this.#stop();
+      throw error;
+    } finally {
+      clearInterval(look);
+      this.#downloads.delete(download);
+    }
   }
 
   async #meta(name, folder = this.#folder) {

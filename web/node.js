@@ -43,7 +43,13 @@ Object.assign(place, {
 
   gpu: async () => (await findGpu()).gpu,
 
-  address(url) {
+  // Threads read it from disk.
+  engine: async () => null,
+
+  foreign: () => false,
+
+  address(given, base) {
+    const url = base === undefined ? given : new URL(given, base);
     if (/^https?:/i.test(url)) return new URL(url).href;
     const local = path('url', url);
     if (!existsSync(local)) throw new QLlamaError('E_IO', `${basename(local)}: not found`);

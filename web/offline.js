@@ -2,12 +2,20 @@
 // there is none. Models are not its business; files.js keeps those.
 
 const CACHE = 'qllama-page';
-const PAGE = ['./', 'index.html', 'demo.css', 'demo.js', 'icon.svg', 'gallery.json', 'qllama.js', 'errors.js', 'past.js', 'place.js', 'values.js', 'worker.js', 'files.js', 'sha256.js', 'wasm/qllama.js', 'wasm/qllama_bg.wasm'].map(
+const PAGE = ['./', 'index.html', 'demo.css', 'demo.js', 'icon.svg', 'gallery.json', 'qllama.js', 'errors.js', 'past.js', 'pictures.js', 'place.js', 'values.js', 'worker.js', 'files.js', 'sha256.js', 'wasm/qllama.js', 'wasm/qllama_bg.wasm'].map(
   (path) => new URL(path, self.registration.scope).href,
 );
 
 self.addEventListener('install', (event) => {
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(PAGE)).then(() => self.skipWaiting()));
+  const keep = async () => {
+    const cache = await caches.open(CACHE);
+    await cache.addAll(PAGE);
+    // The gallery's pictures, too: who comes back without a network finds all of it.
+    const files = await (await cache.match(new URL('gallery.json', self.registration.scope))).json();
+    await cache.addAll(files.map((file) => new URL(`models/emoji-tiny/pictures/${file}`, self.registration.scope)));
+    await self.skipWaiting();
+  };
+  event.waitUntil(keep());
 });
 
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));

@@ -1,9 +1,41 @@
 // What a page does in its own way. Programs outside of browsers put functions of theirs here: node.js.
 
-import { wrong } from './errors.js';
+import { QLlamaError, wrong } from './errors.js';
 
 const NO_WEBGPU =
   'this browser has no WebGPU. Chrome and Edge have it from version 113 on (Android: 121), Safari from 26, Firefox from 141 on Windows and 147 on Macs with Apple chips; Firefox on Linux has it where dom.webgpu.enabled is set to true in about:config';
+
+/** The address of the engine's code. */
+const CODE = new URL('./wasm/qllama_bg.wasm', import.meta.url);
+
+let code = null;
+
+/** The engine's code, fetched and compiled once for all models of a page. */
+function engine() {
+  code ??= compiled().catch((error) => {
+    // To be tried again.
+    code = null;
+    throw error;
+  });
+  return code;
+}
+
+async function compiled() {
+  let response;
+  try {
+    response = await fetch(CODE);
+  } catch (error) {
+    throw new QLlamaError('E_HTTP', `the engine could not be fetched from ${CODE.host}: ${error.message}`);
+  }
+  if (!response.ok) throw new QLlamaError('E_HTTP', `the engine could not be fetched from ${CODE.host}: HTTP status ${response.status}`);
+  try {
+    // Browsers compile while the code comes in, where a server tells its type.
+    if (response.headers.get('content-type') === 'application/wasm') return await WebAssembly.compileStreaming(response);
+    return await WebAssembly.compile(await response.arrayBuffer());
+  } catch (error) {
+    throw new QLlamaError('E_INTERNAL', `the engine could not be compiled: ${error.message}`);
+  }
+}
 
 export const place = {
   /** Where models may be kept; the first by default. */
@@ -22,21 +54,39 @@ export const place = {
     return navigator.gpu;
   },
 
+  /** The engine's code, compiled; null where the worker has to fetch it itself. */
+  engine,
+
+  /** Whether this script is another site's than the page's. */
+  foreign: () => new URL(import.meta.url).origin !== globalThis.origin,
+
   /** The address that a caller means. */
-  address(url) {
+  address(url, base = globalThis.document?.baseURI ?? globalThis.location?.href) {
     let absolute;
     try {
-      absolute = new URL(url, document.baseURI).href;
+      absolute = new URL(url, base).href;
     } catch {
-      throw wrong(`url: ${JSON.stringify(String(url).slice(0, 120))} is no address`);
+      throw wrong(`url: ${JSON.stringify(String(url).slice(0, 120))} is no address here: give a whole one, or baseUrl`);
     }
     if (!/^https?:/.test(absolute)) throw wrong('url: expected an address that begins with http: or https:');
     return absolute;
   },
 
-  /** Starts the worker. `busy(true)` and `busy(false)` say whether anybody waits for it. */
+  /**
+   * Starts the worker. `busy(true)` and `busy(false)` say whether anybody waits for it. A script of another site may not be a
+   * worker, but one of the page's own that imports it may.
+   */
   worker(name) {
-    const worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name });
+    let worker;
+    if (place.foreign()) {
+      const here = import.meta.url;
+      const script = new Blob([`import ${JSON.stringify(new URL('worker.js', here).href)};`], { type: 'text/javascript' });
+      const address = URL.createObjectURL(script);
+      worker = new Worker(address, { type: 'module', name });
+      worker.addEventListener('message', () => URL.revokeObjectURL(address), { once: true });
+    } else {
+      worker = new Worker(new URL('./worker.js', import.meta.url), { type: 'module', name });
+    }
     worker.busy = () => {};
     return worker;
   },

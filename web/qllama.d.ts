@@ -27,6 +27,8 @@ export interface LoadOptions {
    * Default `opfs` there, `disk` here.
    */
   cache?: 'opfs' | 'disk' | 'none';
+  /** What a relative address is relative to. Default: the page's, or that of the worker's script. */
+  baseUrl?: string | URL;
   /**
    * The most bytes of GPU memory that the model may take. Where not all fits, weights that only pictures need are read
    * again for every picture; a model that still does not fit is refused with `E_LIMIT`.

@@ -38,7 +38,8 @@ export class QLlama {
     this.#worker.onmessage = ({ data }) => this.#received(data);
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#die('E_INTERNAL', `the worker could not run: ${event.message ?? 'its script did not load'}`);
+      const help = place.foreign() ? ': it is of another site, which must allow that (CORS), as must this page (worker-src blob:, where it has a Content-Security-Policy)' : '';
+      this.#die('E_INTERNAL', `the worker could not run: ${event.message ?? `its script did not load${help}`}`);
     };
     this.#worker.onmessageerror = () => this.#die('E_INTERNAL', 'a message of the worker could not be read');
   }
@@ -59,23 +60,24 @@ export class QLlama {
     return { ok: true };
   }
 
-  /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page. */
+  /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page or to `baseUrl`. */
   static async load(url, options = {}) {
-    const { onProgress, signal, cache = place.caches[0], memoryBudget, kvCache, recover = true } = options ?? {};
+    const { onProgress, signal, cache = place.caches[0], memoryBudget, kvCache, recover = true, baseUrl } = options ?? {};
     if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
     if (!place.caches.includes(cache)) throw wrong(`cache: expected "${place.caches.join('" or "')}"`);
     if (memoryBudget !== undefined && !(Number.isFinite(memoryBudget) && memoryBudget > 0)) {
       throw wrong('memoryBudget: expected a number of bytes above 0');
     }
     if (typeof recover !== 'boolean') throw wrong('recover: expected true or false');
-    const absolute = place.address(url);
+    const absolute = place.address(url, baseUrl);
     if (signal?.aborted) throw abortError(signal);
     const reason = await place.missing();
     if (reason) throw new QLlamaError('E_ADAPTER', reason);
     const model = new QLlama(QLlama.#key);
     model.#recover = recover;
     try {
-      const loaded = await model.#call('load', { url: absolute, cache, options: { memoryBudget, kvCache, recover } }, { signal, onProgress });
+      const code = await model.#until(place.engine(), signal);
+      const loaded = await model.#call('load', { code, url: absolute, cache, options: { memoryBudget, kvCache, recover } }, { signal, onProgress });
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;
     } catch (error) {
@@ -227,6 +229,22 @@ export class QLlama {
       call.settle(() => call.reject(code === 'E_ABORTED' ? abortError(call.signal) : new QLlamaError(code, message)));
     } else {
       call.settle(() => call.resolve(data.value));
+    }
+  }
+
+  /** What a promise resolves to, unless the worker ends or the call is aborted before. */
+  async #until(promise, signal) {
+    if (this.#dead) throw this.#dead;
+    let stop;
+    const stopped = new Promise((_, reject) => {
+      stop = () => reject(this.#dead ?? abortError(signal));
+    });
+    stopped.catch(() => {});
+    for (const which of [signal, this.#ended.signal]) which?.addEventListener('abort', stop);
+    try {
+      return await Promise.race([promise, stopped]);
+    } finally {
+      signal?.removeEventListener('abort', stop);
     }
   }
 

@@ -50,12 +50,16 @@ export async function transferable(image) {
   }
   const drawable = ['ImageBitmap', 'HTMLImageElement', 'HTMLCanvasElement', 'OffscreenCanvas', 'HTMLVideoElement', 'VideoFrame'];
   if (drawable.some((type) => is(image, type))) {
+    let bitmap;
     try {
       if (is(image, 'HTMLImageElement')) await image.decode();
-      return { bitmap: await createImageBitmap(image, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }) };
+      bitmap = await createImageBitmap(image, { premultiplyAlpha: 'none', colorSpaceConversion: 'none' });
     } catch (error) {
       throw new QLlamaError('E_IMAGE', `this picture cannot be read: ${error.message}`);
     }
+    if (readable(bitmap)) return { bitmap };
+    bitmap.close();
+    throw new QLlamaError('E_IMAGE', 'this picture is of another site, which does not let this page read it: that site must allow it (CORS: Access-Control-Allow-Origin), and an <img> or <video> needs the attribute crossorigin');
   }
   throw wrong('image: expected a Blob, an ArrayBuffer or Uint8Array of a file, ImageBitmap, ImageData, image, canvas, video or VideoFrame');
 }
@@ -64,6 +68,18 @@ export async function transferable(image) {
 export function file(data) {
   if ((data.buffer ?? data).detached) throw wrong('image: its buffer is detached');
   return ArrayBuffer.isView(data) ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() : new Uint8Array(data.slice(0));
+}
+
+/** Whether a page may read the pixels of a bitmap. */
+function readable(bitmap) {
+  const context = new OffscreenCanvas(1, 1).getContext('2d');
+  try {
+    context.drawImage(bitmap, 0, 0);
+    context.getImageData(0, 0, 1, 1);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 export const bitmaps = (images) => images.filter((image) => image.bitmap).map((image) => image.bitmap);

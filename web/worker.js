@@ -2,7 +2,10 @@
 
 import init, { load } from './wasm/qllama.js';
 import { Files, fault } from './files.js';
+import { square } from './pictures.js';
 
+/** The engine's code, and the instance of it that has the model. */
+let module = null;
 let wasm = null;
 let model = null;
 let files = null;
@@ -88,28 +91,8 @@ function info() {
   };
 }
 
-/** A picture as the engine takes it. What it cannot decode itself, the browser decodes. */
-async function picture(image) {
-  if (image.bitmap) return pixels(image.bitmap);
-  if (image.rgba) return image;
-  const bytes = image.bytes ?? new Uint8Array(await image.blob.arrayBuffer());
-  const starts = (...codes) => codes.every((code, i) => bytes[i] === code);
-  const known = starts(0x89, 0x50, 0x4e, 0x47) || starts(0xff, 0xd8) || starts(0x52, 0x49, 0x46, 0x46);
-  if (known || bytes.length === 0) return { bytes };
-  try {
-    return pixels(await createImageBitmap(image.blob ?? new Blob([bytes]), { premultiplyAlpha: 'none', colorSpaceConversion: 'none' }));
-  } catch {
-    throw fault('E_IMAGE', { reason: 'this is no picture that the engine or this browser can read; PNG, JPEG and WebP always work' });
-  }
-}
-
-function pixels(bitmap) {
-  const { width, height } = bitmap;
-  const context = new OffscreenCanvas(width, height).getContext('2d', { willReadFrequently: true });
-  context.drawImage(bitmap, 0, 0);
-  bitmap.close();
-  return { width, height, rgba: new Uint8Array(context.getImageData(0, 0, width, height).data.buffer) };
-}
+/** A picture as the engine takes it. */
+const picture = (image) => square(module, model.sides(), image);
 
 async function write({ image, prompt, inputIds, options }, caption, context) {
   const started = performance.now();
@@ -144,7 +127,8 @@ async function write({ image, prompt, inputIds, options }, caption, context) {
 const OF_THE_PLACE = ['E_ABORTED', 'E_HTTP', 'E_ADAPTER', 'E_LIMIT', 'E_OOM', 'E_DEVICE_LOST', 'E_GPU'];
 
 const methods = {
-  async load({ url, cache, options }, { signal, send }) {
+  async load({ code, url, cache, options }, { signal, send }) {
+    module = code ?? (await WebAssembly.compile(await (await fetch(new URL('./wasm/qllama_bg.wasm', import.meta.url))).arrayBuffer()));
     const started = performance.now();
     let shown = 0;
     let phase = 'start';
@@ -173,7 +157,7 @@ const methods = {
         progress('download', bytes, total);
       },
     });
-    [wasm] = await Promise.all([init(), files.open()]);
+    [wasm] = await Promise.all([init({ module_or_path: module }), files.open()]);
     const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
     const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);

@@ -7,12 +7,15 @@ use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::files::source::{base_name, read_limited};
 use crate::image::decoded::{Decoded, Name, room};
-use crate::image::picture::{MAX_PIXELS, Picture};
+#[cfg(not(target_arch = "wasm32"))]
+use crate::image::picture::MAX_PIXELS;
+use crate::image::picture::Picture;
 use crate::image::{jpeg, png, webp};
 use crate::panics::caught;
 
 /// Most bytes that a file of a picture may have: as many as the largest picture takes that is not compressed at all.
-pub const MAX_FILE_BYTES: u64 = MAX_PIXELS * 8;
+#[cfg(not(target_arch = "wasm32"))]
+const MAX_FILE_BYTES: u64 = MAX_PIXELS * 8;
 
 const EXPECTED: &str = "expected a PNG, JPEG or WebP picture";
 
@@ -74,8 +77,8 @@ impl Format {
 /// `file_name` only serves messages.
 ///
 /// # Errors
-/// [`Error::Image`](crate::Error::Image) when the bytes are no such picture, are cut short, or the picture is larger than `MAX_PIXELS`;
-/// [`Error::HostMemory`](crate::Error::HostMemory).
+/// [`Error::Image`](crate::Error::Image) when the bytes are no such picture, are cut short, or the picture is larger than
+/// `MAX_PIXELS`; [`Error::HostMemory`](crate::Error::HostMemory).
 pub fn decode(file_name: &str, bytes: &[u8], apply_orientation: bool) -> Result<Picture> {
     let format = Format::of(file_name, bytes)?;
     let name = Name(file_name);
@@ -111,7 +114,7 @@ fn upright(name: &Name<'_>, decoded: Decoded, orientation: Orientation) -> Resul
     Picture::from_rgb(width, height, picture.into_rgb8().into_raw())
 }
 
-/// RGB of pixels of 1 to 4 channels, in place where that is possible; what was asked for in vain where there is no memory.
+/// RGB of pixels of 1 to 4 channels, in place where that is possible; where there is no memory, what was asked for.
 fn to_rgb(mut samples: Vec<u8>, channels: usize) -> std::result::Result<Vec<u8>, u64> {
     if channels <= 2 {
         let bytes = samples.len() / channels * 3;

@@ -116,6 +116,35 @@ impl Preprocessor {
         self.crop
     }
 
+    /// Cuts squares out as [`square`](Preprocessor::square) does, and is no good for more.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for sides that no model has.
+    #[cfg(target_arch = "wasm32")]
+    pub fn squares(short_side: u32, crop: u32) -> Result<Preprocessor> {
+        let published = Preprocessor::new(short_side)?;
+        Preprocessor::new(crop)?;
+        Ok(Preprocessor { crop: crop.min(short_side), ..published })
+    }
+
+    /// The short side of what pictures are resized to, in pixels, before the square in the middle is taken.
+    #[cfg(target_arch = "wasm32")]
+    pub fn short_side(&self) -> u32 {
+        self.short_side
+    }
+
+    /// The square of a picture that the model sees, [size, size, 3]: what is left is to normalise it.
+    #[cfg(target_arch = "wasm32")]
+    pub fn square(&self, picture: &Picture) -> Vec<u8> {
+        self.resize_and_crop(picture)
+    }
+
+    /// This preprocessor for pictures that are such squares already.
+    #[cfg(target_arch = "wasm32")]
+    pub fn of_squares(&self) -> Preprocessor {
+        Preprocessor { short_side: self.crop, ..*self }
+    }
+
     /// The normalised pixels of a picture, [3, size, size], channels red, green, blue; in units of the standard
     /// deviations of `preprocessor_config.json`.
     pub fn pixel_values(&self, picture: &Picture) -> PixelValues {

@@ -169,6 +169,12 @@ impl Model {
         &self.preprocessor
     }
 
+    /// From now on pictures are the squares that [`Preprocessor::square`] cuts out.
+    #[cfg(target_arch = "wasm32")]
+    pub(crate) fn take_squares(&mut self) {
+        self.preprocessor = self.preprocessor.of_squares();
+    }
+
     /// # Errors
     /// `E_IO` when the checkpoint has no tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer> {

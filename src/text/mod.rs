@@ -216,7 +216,8 @@ impl Tokenizer {
     pub fn encode_text(&self, text: &str) -> Vec<u32> {
         let mut ids = self.encode_prompt(text);
         ids.truncate(TEXT_LENGTH - 1);
-        ids.push(self.inner.vocabulary.options.eos_id);
+        // A GGUF file may have none.
+        ids.extend(Some(self.inner.vocabulary.options.eos_id).filter(|&id| id != NO_ID));
         ids.resize(TEXT_LENGTH, PAD_ID);
         ids
     }

@@ -5,6 +5,7 @@
 
 mod files;
 mod options;
+mod pictures;
 mod values;
 
 use std::cell::RefCell;
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::files::location::Location;
 use crate::generate::check::check_ids;
 use crate::model::{Builder, CAPTION_PROMPT, Generation, Model, PastKeyValues, Piece, Progress, Prompt, Recovered};
+use crate::panics::in_words;
 use crate::web::files::Fetched;
 use crate::web::options::{generate_options, in_camel_case, kv_cache};
 use crate::web::values::{
@@ -34,7 +36,7 @@ type JsResult<T> = std::result::Result<T, JsValue>;
 #[wasm_bindgen(start)]
 fn start() {
     std::panic::set_hook(Box::new(|info| {
-        let _ = Reflect::set(&js_sys::global(), &PANIC.into(), &info.to_string().into());
+        let _ = Reflect::set(&js_sys::global(), &PANIC.into(), &in_words(info).into());
     }));
 }
 
@@ -51,6 +53,8 @@ fn throw(error: Error) -> JsValue {
 #[wasm_bindgen(js_name = Model)]
 pub struct WebModel {
     model: Model,
+    /// The short side that pictures are resized to, and the side of the square in their middle.
+    sides: [u32; 2],
     /// The caches that pages hold handles of, by their numbers.
     pasts: RefCell<HashMap<usize, PastKeyValues>>,
 }
@@ -94,7 +98,10 @@ pub async fn load(
         }
         builder.load_async().await
     };
-    Ok(WebModel { model: model.await.map_err(throw)?, pasts: RefCell::default() })
+    let mut model = model.await.map_err(throw)?;
+    let sides = [model.preprocessor().short_side(), model.preprocessor().size()];
+    model.take_squares();
+    Ok(WebModel { model, sides, pasts: RefCell::default() })
 }
 
 /// What the worker said to whether to go on: only false ends a call.
@@ -132,6 +139,11 @@ impl WebModel {
             ("queryTokens", size_to_js(text.num_query_token)),
             ("maxPositions", size_to_js(text.max_position_embeddings)),
         ])
+    }
+
+    /// What `picture_prepare` is told of the model: the short side that pictures are resized to, and the square's.
+    pub fn sides(&self) -> Vec<u32> {
+        self.sides.to_vec()
     }
 
     /// Continues `start`'s `prompt` or `inputIds`, with its `image` or without one; with `caption`, the prompt for captions

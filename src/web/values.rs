@@ -4,7 +4,7 @@ use js_sys::{Array as JsArray, BigInt64Array, Float32Array, Object, Reflect, Uin
 use wasm_bindgen::prelude::*;
 
 use crate::device::Array;
-use crate::error::{Error, Result, printable};
+use crate::error::{Error, Result};
 use crate::image::Picture;
 use crate::model::{ForwardInputs, ForwardOutputs};
 
@@ -58,15 +58,11 @@ pub fn text(from: &JsValue, key: &str) -> Result<Option<String>> {
     }
 }
 
-/// `{ bytes }` of a PNG, JPEG or WebP file, or `{ width, height, rgba }`.
+/// `{ side, rgb }`: a square that `picture_prepare` has cut out.
 pub fn picture(image: &JsValue) -> Result<Picture> {
-    let bytes = |key| get(image, key).and_then(|v| v.dyn_into::<Uint8Array>().ok()).map(|bytes| bytes.to_vec());
-    if let Some(file) = bytes("bytes") {
-        return Picture::from_bytes(&file);
-    }
-    let Some(rgba) = bytes("rgba") else { return input_error("this is no picture".into()) };
-    let side = |key| Ok(whole(image, key)?.unwrap_or(0) as u32);
-    Picture::from_rgba(side("width")?, side("height")?, &rgba)
+    let rgb = get(image, "rgb").and_then(|v| v.dyn_into::<Uint8Array>().ok());
+    let (Some(rgb), Some(side)) = (rgb, whole(image, "side")?) else { return input_error("this is no picture".into()) };
+    Picture::from_rgb(side as u32, side as u32, rgb.to_vec())
 }
 
 fn shape_of(key: &str, from: &JsValue, len: usize) -> Result<Vec<usize>> {

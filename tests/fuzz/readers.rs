@@ -3,7 +3,9 @@
 
 use pollster::block_on;
 
-use super::engine::{Checkpoint, Config, GenerateOptions, Gguf, Memory, Picture, Preprocessor, Result, Tokenizer};
+use super::engine::{
+    AdapterWeights, Checkpoint, Config, GenerateOptions, Gguf, Memory, Picture, Preprocessor, Result, Tokenizer,
+};
 
 pub const CONFIG: &[u8] = include_bytes!("../data/fixtures/qllama-base/config.json");
 
@@ -70,4 +72,10 @@ pub fn index(data: &[u8], shard: &[u8]) -> Result<()> {
         .with("model.safetensors.index.json", data.to_vec())
         .with("a.safetensors", shard.to_vec());
     block_on(Checkpoint::open(Box::new(source))).map(drop)
+}
+
+/// As `adapter_config.json` and, behind a NUL, `adapter_model.safetensors`.
+pub fn adapters(data: &[u8]) -> Result<()> {
+    let end = data.iter().position(|&byte| byte == 0).unwrap_or(data.len());
+    AdapterWeights::from_bytes("test", &data[..end], data.get(end + 1..).unwrap_or_default()).map(drop)
 }

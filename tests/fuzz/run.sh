@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 IFS=: read -r seconds executions <<<"${1:-5}"
 shift || true
 targets=("$@")
-[ ${#targets[@]} != 0 ] || targets=(config gguf header index options pictures preprocessor tokenizer)
+[ ${#targets[@]} != 0 ] || targets=(adapters config gguf header index options pictures preprocessor tokenizer)
 if ! command -v cargo-fuzz >/dev/null; then
   echo 'tests/fuzz/run.sh: installing cargo-fuzz' >&2
   cargo install --quiet --locked cargo-fuzz || exec tests/skipped.sh fuzz 'cargo-fuzz is not here and could not be installed'

@@ -17,6 +17,8 @@ const FLAGS = [
   '--use-webgpu-adapter=swiftshader',
   '--disable-domain-blocking-for-3d-apis',
   '--disable-gpu-process-crash-limit',
+  // What stands in for another site is on this machine, too.
+  '--disable-features=LocalNetworkAccessChecks',
 ];
 
 export function chromiumPath() {

@@ -5,6 +5,8 @@ import { createReadStream, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { apiTests } from './api.mjs';
+import { apiPage, dist } from './browser.mjs';
+import { serve } from './serve.mjs';
 
 const api = apiTests();
 const { run, during, clear } = api;
@@ -408,4 +410,91 @@ test('a checkpoint of 310 MB passes through little WebAssembly memory', async ()
     assert.ok(found.gpuBytes >= total);
     assert.deepEqual(found.shape, [1, 2, 32000]);
   }
+});
+
+test('pages that load a model together fetch it once', async () => {
+  await clear();
+  const pages = [await apiPage(api.browser, api.server), await apiPage(api.browser, api.server)];
+  api.server.sent.splice(0);
+  // The weights come slowly, so that the pages meet.
+  api.fault = weights((_, response, { path, size }) => {
+    response.writeHead(200, { 'content-length': size, etag: '"slow"' });
+    createReadStream(path, { highWaterMark: size >> 3 })
+      .on('data', function (part) {
+        response.write(part);
+        this.pause();
+        setTimeout(() => this.resume(), 150);
+      })
+      .on('end', () => response.end());
+  });
+  const found = await Promise.all(
+    pages.map((page) =>
+      page.evaluate(async () => {
+        const seen = [];
+        const model = await QLlama.load(MODEL, { onProgress: ({ phase, bytes }) => phase === 'download' && seen.push(bytes) });
+        const { networkBytes, storageNote } = model.info;
+        const text = await model.captionText(catBlob);
+        await model.dispose();
+        return { text, networkBytes, storageNote, most: Math.max(0, ...seen) };
+      }),
+    ),
+  );
+  api.fault = null;
+  for (const page of pages) await page.close();
+  assert.deepEqual(found.map(({ text }) => text), ['cat', 'cat']);
+  assert.deepEqual(found.map(({ storageNote }) => storageNote), [null, null]);
+  const fetched = api.server.sent.filter(({ path, method }) => method === 'GET' && path.startsWith('/models/')).map(({ path }) => path);
+  assert.deepEqual(fetched, [...new Set(fetched)], 'a file was fetched twice');
+  for (const { most } of found) assert.ok(most > 1e6, `progress was told up to ${most} bytes`);
+  await clear();
+});
+
+test('the engine of another site, and in workers of any kind', async () => {
+  const far = await serve({ '/': dist }, 0, (_, __, response) => {
+    if (allow) response.setHeader('access-control-allow-origin', '*');
+    return false;
+  });
+  let allow = true;
+  const page = await apiPage(api.browser, api.server);
+  const found = await page.evaluate(async (far) => {
+    const { QLlama } = await import(`${far}qllama.js`);
+    const model = await QLlama.load(MODEL);
+    const text = await model.captionText(catBlob);
+    await model.dispose();
+    return text;
+  }, far.url);
+  assert.equal(found, 'cat');
+  // Where the site stops to allow it, the worker cannot import its script.
+  allow = false;
+  const refused = await page.evaluate(async (far) => {
+    const { QLlama } = await import(`${far}qllama.js`);
+    return fails(QLlama.load(MODEL));
+  }, far.url);
+  assert.match(refused, /^E_INTERNAL: .*another site.*CORS.*worker-src blob:/);
+  far.close();
+  // In a worker without an address, a relative one needs to be told of what.
+  const inWorker = await page.evaluate(async () => {
+    const script = `
+      import { QLlama } from '${location.origin}/qllama.js';
+      onmessage = async ({ data: { url, options } }) => {
+        try {
+          const model = await QLlama.load(url, options);
+          postMessage(model.info.name);
+          await model.dispose();
+        } catch (error) {
+          postMessage(error.code + ': ' + error.message);
+        }
+      };`;
+    const worker = new Worker(URL.createObjectURL(new Blob([script], { type: 'text/javascript' })), { type: 'module' });
+    const asked = (url, options) =>
+      new Promise((resolve, reject) => {
+        worker.onmessage = ({ data }) => resolve(data);
+        worker.onerror = ({ message }) => reject(new Error(message));
+        worker.postMessage({ url, options });
+      });
+    return [await asked('/models/emoji-tiny/'), await asked('/models/emoji-tiny/', { baseUrl: location.href }), await asked(new URL(MODEL, location.href).href)];
+  });
+  assert.match(inWorker[0], /^E_INPUT: .*baseUrl/);
+  assert.deepEqual(inWorker.slice(1), ['emoji-tiny', 'emoji-tiny']);
+  await page.close();
 });

@@ -41,6 +41,10 @@ export async function serve(folders, port = 0, fault = () => false) {
       'cache-control': 'no-cache',
       etag: `"${Math.round(found.mtimeMs).toString(16)}-${found.size.toString(16)}"`,
     };
+    if (!asked && request.headers['if-none-match'] === headers.etag) {
+      response.writeHead(304, headers).end();
+      return;
+    }
     if (asked && start >= end) {
       response.writeHead(416, { 'content-range': `bytes */${found.size}` }).end();
       return;
