@@ -2,6 +2,7 @@
 // a key and key head: its lanes make P and dZ of LANES queries, then each some elements of dk and dv. Sums in f32.
 
 #import shared/grid
+#import shared/floats
 #import gradients/attention_shared
 
 override LANES: u32 = 64u;
@@ -25,8 +26,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first_batch = number / kv_heads / p.keys;
     let of_sequence = p.heads_per_key * p.rows;
     let queries = p.batch / p.batches * of_sequence;
-    var dk = vec4(0.0);
-    var dv = vec4(0.0);
+    var dk: array<f32, 4>;
+    var dv: array<f32, 4>;
     for (var first = 0u; first < queries; first += LANES) {
         let query = first + lane;
         var probability = 0.0;

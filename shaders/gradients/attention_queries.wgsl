@@ -2,6 +2,7 @@
 // head: its lanes make dZ of LANES keys, then each some elements of dq. Sums in f32.
 
 #import shared/grid
+#import shared/floats
 #import gradients/attention_shared
 
 override LANES: u32 = 64u;
@@ -26,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let highest = stats[3u * number];
     let sum = stats[3u * number + 1u];
     let delta = stats[3u * number + 2u];
-    var sums = vec4(0.0);
+    var sums: array<f32, 4>;
     for (var first = 0u; first < p.keys; first += LANES) {
         let t = first + lane;
         var value = 0.0;

@@ -3,6 +3,7 @@
 
 #import shared/grid
 #import shared/reductions
+#import shared/floats
 #import gradients/attention_shared
 
 override LANES: u32 = 64u;

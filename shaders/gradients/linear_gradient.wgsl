@@ -3,6 +3,8 @@
 // unpacked once for eight rows. Lanes differ in their columns alone: what they read of dy is the same. Sums in f32.
 // Weights as src/weights/layout.rs lays them out.
 
+#import shared/floats
+#import shared/blocks
 #import shared/matrix
 
 override LANES: u32 = 64u;

@@ -1,6 +1,8 @@
 // dW[o, c] = layer_scale[o] * sum over rows of dy[row, o] * x[row, c], or added to dW: the gradient of a linear layer's
 // weight. An invocation makes 4 x 4 of them. Sums in f32.
 
+#import shared/blocks
+
 override LANES: u32 = 64u;
 
 struct Params {
@@ -14,7 +16,7 @@ struct Params {
     out_width: u32,
     out_row: u32,
     out_column: u32,
-    flags: u32,      // bits: 1 add to dW, 2 layer_scale
+    flags: u32,      // bits: 1 add to dW, 2 layer_scale, 4 dW in blocks of rows, as a matrix of f32
 }
 
 @group(0) @binding(0) var<storage, read_write> dw: array<f32>;     // [_, out_width]
@@ -45,6 +47,14 @@ fn x_four(start: u32, column: u32) -> vec4<f32> {
     );
 }
 
+// Where an element of dW lies.
+fn place_of(row: u32, column: u32) -> u32 {
+    if (p.flags & 4u) == 0u {
+        return row * p.out_width + column;
+    }
+    return (starts_of(vec4(row), p.out_width / 4u).x + column / 4u * NEXT) * 4u + column % 4u;
+}
+
 fn put_row(output: u32, column: u32, sums: vec4<f32>) {
     if output >= p.outputs {
         return;
@@ -54,7 +64,7 @@ fn put_row(output: u32, column: u32, sums: vec4<f32>) {
         values *= layer_scale[p.dy_column + output];
     }
     for (var i = 0u; i < 4u && column + i < p.cols; i++) {
-        let at = (p.out_row + output) * p.out_width + p.out_column + column + i;
+        let at = place_of(p.out_row + output, p.out_column + column + i);
         if (p.flags & 1u) != 0u {
             dw[at] += values[i];
         } else {

@@ -6,6 +6,7 @@
 // Gives: main.
 
 #import shared/part
+#import shared/blocks
 #import shared/matrix
 #import linear/unpack
 #import linear/x_in_{1}

@@ -1,20 +1,13 @@
 // Reading a matrix as src/weights/layout.rs lays it out: operands 2, 3 and 4.
-// Gives: FORMAT, scale_at, offset_at, element_at, NEXT, starts_of, piece_at, word_at.
+// Gives: FORMAT, bits_of_element, scale_at, offset_at, element_at, piece_at, word_at.
 
+#import shared/blocks
 #import shared/floats
 #import shared/matrix_in_{2}
 
 override FORMAT: u32 = 0u;   // 0 f32, 1 f16, 2 bf16, 4 or 8: integers of as many bits
 override SCALES: u32 = 0u;   // storage of scales: 0 f32, 1 f16, 2 bf16
 override OFFSETS: u32 = 0u;  // 1 where offsets are stored
-
-// From a row's piece, scale or offset to its next.
-const NEXT = 32u;
-
-// Where rows of `width` pieces, scales or offsets begin.
-fn starts_of(rows: vec4<u32>, width: u32) -> vec4<u32> {
-    return rows / 32u * width * 32u + rows % 4u * 8u + rows / 4u % 8u;
-}
 
 // The scale at `index`, which counts from starts_of on.
 fn scale_at(index: u32) -> f32 {

@@ -119,7 +119,8 @@ pub struct LoraGradient {
     pub b: Tensor,
 }
 
-/// The words of a matrix of f32 in one part, as f32 [rows, cols rounded up to whole pieces].
+/// The words of a matrix of f32 in one part, as f32 [rows rounded up to whole blocks, cols rounded up to whole pieces], in
+/// the order of `weights/layout.rs`.
 pub fn values_of(matrix: &Matrix) -> Tensor {
     let [part] = &matrix.parts[..] else { panic!("a trained matrix in {} parts", matrix.parts.len()) };
     let words = part.words;
@@ -161,6 +162,7 @@ pub fn adapted_gradient(
             let low = View { tensor: low, column: block.first_rank };
             let place = Place {
                 tensor: to.b,
+                blocks: true,
                 row: block.first_row,
                 column: block.first_rank,
                 rows: block.rows,
@@ -170,7 +172,7 @@ pub fn adapted_gradient(
             weight_gradient(r, dy, low, Some(lora.scale), place);
         }
         let (rows, cols) = (lora.a.rows, lora.a.cols);
-        let place = Place { tensor: to.a, row: 0, column: 0, rows, cols, add };
+        let place = Place { tensor: to.a, blocks: true, row: 0, column: 0, rows, cols, add };
         weight_gradient(r, View::all(d_low), View::all(x), None, place);
     }
     add_linear_gradient(r, d_low, &lora.a, None, dx);

@@ -28,6 +28,7 @@ pub(crate) const IMPORTS: &[Import] = imports![
     "linear/unpack",
     "linear/x_in_buffers",
     "linear/x_in_textures",
+    "shared/blocks",
     "shared/erfc",
     "shared/floats",
     "shared/grid",

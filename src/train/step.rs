@@ -235,7 +235,8 @@ impl Stepper {
         let losses = pool.keep(&mut r, losses)?;
         let dlogits = cross_entropy_gradient(&mut r, logits, labels, weights);
         if let Some(gradient) = self.head_gradient {
-            let place = Place { cols: width, add: shape.add, ..Place::all(gradient) };
+            let (rows, add) = (decoder.head().rows, shape.add);
+            let place = Place { tensor: gradient, blocks: true, row: 0, column: 0, rows, cols: width, add };
             weight_gradient(&mut r, View::all(dlogits), View::all(hidden), None, place);
         }
         let d_hidden = linear_gradient(&mut r, dlogits, decoder.head(), None);

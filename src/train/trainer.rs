@@ -13,6 +13,7 @@ use crate::train::options::TrainerOptions;
 use crate::train::start::new_adapters;
 use crate::train::step::{Batch, Stepper};
 use crate::train::wanted::read_lora;
+use crate::weights::layout::float_index;
 
 /// What one step did.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -130,8 +131,9 @@ impl Trainer<'_> {
         }
         if let Some(head) = &learned.lm_head {
             let tensor = values_of(head);
-            let rows = device.read_f32(tensor).await?;
-            let values = rows.chunks(tensor.width()).flat_map(|row| &row[..head.cols]).copied().collect();
+            let stored = device.read_f32(tensor).await?;
+            let element = |i: usize| stored[float_index(i / head.cols, i % head.cols, tensor.width())];
+            let values = (0..head.rows * head.cols).map(element).collect();
             weights.saved.insert("lm_head.weight".into(), Array::new(&[head.rows, head.cols], values));
         }
         Ok(weights)

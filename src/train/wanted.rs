@@ -10,6 +10,7 @@ use crate::nets::decoder::{LayerAdapters, Qllama};
 use crate::nets::decoder_gradient::{DecoderGradients, LayerGradients};
 use crate::nets::gradients::Places;
 use crate::nets::lora::{Lora, LoraGradient, values_of};
+use crate::weights::layout::float_index;
 
 /// Room for the gradients of a decoder's adapters.
 ///
@@ -111,9 +112,9 @@ pub async fn read_lora(
 ) -> Result<Vec<(String, Array<f32>, Array<f32>)>> {
     let (all_a, all_b) = (device.read_f32(a).await?, device.read_f32(b).await?);
     let rectangle = |values: &[f32], width: usize, rows: (usize, usize), cols: (usize, usize)| {
-        let row = |row: usize| &values[row * width + cols.0..][..cols.1];
-        let values = (rows.0..rows.0 + rows.1).flat_map(row).copied().collect();
-        Array::new(&[rows.1, cols.1], values)
+        let element = |row: usize, column: usize| values[float_index(row, column, width)];
+        let row = |row: usize| (cols.0..cols.0 + cols.1).map(move |column| element(row, column));
+        Array::new(&[rows.1, cols.1], (rows.0..rows.0 + rows.1).flat_map(row).collect())
     };
     let of_block = |block: &crate::nets::lora::Block| {
         let a = rectangle(&all_a, a.width(), (block.first_rank, block.rank), (0, lora.a.cols));

@@ -199,6 +199,12 @@ pub fn pack_f32(cols: usize, values: &[f32], format: Format) -> Vec<u32> {
     words
 }
 
+/// Where an element of a matrix of f32 lies, whose rows have `width` elements, whole pieces.
+pub fn float_index(row: usize, column: usize, width: usize) -> usize {
+    let per_piece = PIECE_BYTES / 4;
+    index_of(row, column / per_piece, width / per_piece) * per_piece + column % per_piece
+}
+
 /// Reads float `index` of an array of `dtype` floats in 32-bit words.
 pub fn read_float(words: &[u32], dtype: DType, index: usize) -> f32 {
     let half_word = |i: usize| (words[i / 2] >> (16 * (i % 2))) as u16;

@@ -6,6 +6,7 @@ use crate::device::wgsl::uniform;
 use crate::ops::attention::View;
 use crate::ops::examples::{Examples, Op};
 use crate::ops::{LANES, kernel, read, write};
+use crate::weights::layout::float_index;
 
 static KERNEL: Kernel = kernel!("gradients", "weight_gradient", Params, reference);
 
@@ -27,11 +28,14 @@ uniform! {
 
 const ADD: u32 = 1;
 const LAYER_SCALE: u32 = 2;
+const BLOCKS: u32 = 4;
 
 /// A rectangle of a gradient [_, width], and whether what is there stays and is added to.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     pub tensor: Tensor,
+    /// Whether it lies as a matrix of f32 does (`weights/layout.rs`), in blocks of rows; else row by row.
+    pub blocks: bool,
     pub row: usize,
     pub column: usize,
     pub rows: usize,
@@ -42,7 +46,7 @@ pub struct Place {
 impl Place {
     /// All of a tensor, anew.
     pub fn all(tensor: Tensor) -> Place {
-        Place { tensor, row: 0, column: 0, rows: tensor.rows(), cols: tensor.width(), add: false }
+        Place { tensor, blocks: false, row: 0, column: 0, rows: tensor.rows(), cols: tensor.width(), add: false }
     }
 }
 
@@ -53,7 +57,7 @@ pub fn weight_gradient(r: &mut Recording, dy: View, x: View, layer_scale: Option
     assert_eq!(x.tensor.rows(), rows, "weight_gradient: dy {dy:?}, x {x:?}");
     assert!(dy.column + to.rows <= dy.tensor.width(), "weight_gradient: dy {dy:?} for {to:?}");
     assert!(x.column + to.cols <= x.tensor.width(), "weight_gradient: x {x:?} for {to:?}");
-    let Place { tensor, row, column, rows: outputs, cols, add } = to;
+    let Place { tensor, blocks, row, column, rows: outputs, cols, add } = to;
     assert!(row + outputs <= tensor.rows() && column + cols <= tensor.width(), "weight_gradient: {to:?}");
     if let Some(scale) = layer_scale {
         assert_eq!(scale.len(), dy.tensor.width(), "weight_gradient: layer_scale {:?}", scale.shape());
@@ -69,7 +73,9 @@ pub fn weight_gradient(r: &mut Recording, dy: View, x: View, layer_scale: Option
         out_width: tensor.width() as u32,
         out_row: row as u32,
         out_column: column as u32,
-        flags: if add { ADD } else { 0 } | if layer_scale.is_some() { LAYER_SCALE } else { 0 },
+        flags: if add { ADD } else { 0 }
+            | if layer_scale.is_some() { LAYER_SCALE } else { 0 }
+            | if blocks { BLOCKS } else { 0 },
     };
     let operands = [write(tensor), read(dy.tensor), read(x.tensor), read(layer_scale.unwrap_or(dy.tensor))];
     let workgroups = [cols.div_ceil(4).div_ceil(LANES as usize) as u32, outputs.div_ceil(4) as u32, 1];
@@ -81,17 +87,20 @@ fn reference(call: &Call) {
     let (mut dw, dy, x, layer_scale) = (call.f32_mut(0), call.f32(1), call.f32(2), call.f32(3));
     for output in 0..p.outputs as usize {
         let scale = if p.flags & LAYER_SCALE == 0 { 1.0 } else { layer_scale[p.dy_column as usize + output] };
-        let start = (p.out_row as usize + output) * p.out_width as usize + p.out_column as usize;
-        let dw = &mut dw[start..start + p.cols as usize];
-        let mut sums = vec![0.0f64; dw.len()];
+        let mut sums = vec![0.0f64; p.cols as usize];
         for row in 0..p.rows as usize {
             let g = f64::from(dy[row * p.dy_width as usize + p.dy_column as usize + output]);
             let x = &x[row * p.x_width as usize + p.x_column as usize..][..sums.len()];
             sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += g * f64::from(*x));
         }
-        for (dw, sum) in dw.iter_mut().zip(sums) {
-            let before = if p.flags & ADD == 0 { 0.0 } else { *dw };
-            *dw = before + scale * sum as f32;
+        for (column, sum) in sums.into_iter().enumerate() {
+            let (row, column) = (p.out_row as usize + output, p.out_column as usize + column);
+            let at = match p.flags & BLOCKS {
+                0 => row * p.out_width as usize + column,
+                _ => float_index(row, column, p.out_width as usize),
+            };
+            let before = if p.flags & ADD == 0 { 0.0 } else { dw[at] };
+            dw[at] = before + scale * sum as f32;
         }
     }
 }
@@ -118,10 +127,14 @@ mod tests {
                     |rows: usize, width: usize| pool.f32(&[rows, width], &random.f32s(rows * width)).unwrap();
                 let (dy, x) = (wide(rows, outputs + 5), wide(rows, cols + 3));
                 let (scale, tensor) = (wide(1, outputs + 5), wide(outputs + 3, cols + 4));
-                let place = Place { tensor, row: 2, column: 1, rows: outputs, cols, add };
+                let place = Place { tensor, blocks: false, row: 2, column: 1, rows: outputs, cols, add };
                 let (dy, x) = (View { tensor: dy, column: 4 }, View { tensor: x, column: 2 });
                 weight_gradient(r, dy, x, add.then(|| scale.reshape(&[outputs + 5])), place);
-                vec![tensor]
+                let height = (outputs + 2).next_multiple_of(32);
+                let width = (cols + 1).next_multiple_of(4);
+                let blocks = pool.f32(&[height, width], &random.f32s(height * width)).unwrap();
+                weight_gradient(r, dy, x, None, Place { tensor: blocks, blocks: true, ..place });
+                vec![tensor, blocks]
             });
         }
     }
