@@ -9,8 +9,8 @@ pub use qllama::internals::{
     published, quantize, read_tensor_file, read_tensors, tensors_to_bytes, write_tensors,
 };
 pub use qllama::{
-    AdapterWeights, Array, Batch, Builder, CAPTION_PROMPT, CaptionOptions, Config, Device, DeviceInfo, EarlyStopping,
-    Error, ForwardInputs, ForwardOutputs, GenerateInputs, GenerateOptions, Generation, Gradients, KvCacheType,
-    LocalFuture, Location, Mode, Model, Objective, Of, PastKeyValues, Picture, Piece, PixelValues, Preprocessor,
-    Prompt, Recovered, Result, Sampling, Source, Tokenizer, TrainerOptions, TrainingState, adapters,
+    AdapterWeights, Array, Batch, Builder, CAPTION_PROMPT, CaptionOptions, Check, Config, Device, DeviceInfo,
+    EarlyStopping, Error, ForwardInputs, ForwardOutputs, GenerateInputs, GenerateOptions, Generation, Gradients,
+    KvCacheType, LocalFuture, Location, Mode, Model, Objective, Of, PastKeyValues, Picture, Piece, PixelValues,
+    Preprocessor, Prompt, Recovered, Result, Sampling, Source, Tokenizer, TrainerOptions, TrainingState, adapters,
 };
