@@ -56,7 +56,7 @@ fn resident(field: &str) -> Option<u64> {
 /// Loads the checkpoint and says what that took at most: (on the heap, resident).
 fn check(what: &str, temp: &Temp, device: &Device) {
     let before = resident("VmRSS");
-    // Without the check of the adapter, which is made once: a software adapter keeps the shaders that it compiled, 30 MiB.
+    // Without the check of the adapter, which is made once: a software adapter keeps the shaders that it compiled, 80 MB.
     let load = || Model::builder(temp.folder()).device(device).check(Check::Off).load().unwrap();
     let (model, mut heap) = growth(load);
     let held = device.memory().0;
