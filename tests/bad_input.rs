@@ -354,7 +354,7 @@ fn hostile_pictures() {
     let caption = |file: &str, code: &str, words: &[&str]| fails(&["caption", "--adapter", "cpu", file], code, words);
     caption("/dev/zero", "E_IMAGE", &["zero", "expected a PNG, JPEG or WebP picture, found something else"]);
     caption("/dev/null", "E_IMAGE", &["null", "an empty file"]);
-    caption(&temp.file(""), "E_IO", &["Is a directory"]);
+    caption(&temp.file(""), "E_INPUT", &["no pictures were found"]);
     caption(&temp.file("none.png"), "E_IO", &["none.png", "No such file"]);
     // Six gigabytes that are a hole, with and without a signature.
     let jpeg = b"\xFF\xD8\xFF\xE0";

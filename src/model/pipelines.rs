@@ -13,7 +13,7 @@ use crate::ops::KERNELS;
 use crate::ops::logits::sampling::Sampling;
 
 /// Constants that follow from a model's sizes: examples have one value, models many.
-const SIZES: [&str; 5] = ["HEAD_DIM", "TEAM", "LANES", "WORDS", "BLOCK"];
+const SIZES: [&str; 6] = ["HEAD_DIM", "ROWS", "TEAM", "LANES", "WORDS", "BLOCK"];
 
 /// A pipeline without the sizes that it is made for.
 fn form(key: &PipelineKey) -> String {

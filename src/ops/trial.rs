@@ -119,9 +119,10 @@ impl Trial {
             return count;
         }
         let left = enough + (count - enough) % each;
-        // Some workgroups take rows here and there of a whole block.
-        let [left_blocks, blocks] = [left, count].map(|n| n.next_multiple_of(BLOCK_ROWS));
-        *groups = (*groups as usize * left_blocks).div_ceil(blocks) as u32;
+        // As many workgroups for each as before; some take rows here and there of a whole block.
+        let share = |left: usize, of: usize| (*groups as usize * left).div_ceil(of);
+        let blocks = [left, count].map(|n| n.next_multiple_of(BLOCK_ROWS));
+        *groups = share(left, count).max(share(blocks[0], blocks[1])) as u32;
         left
     }
 

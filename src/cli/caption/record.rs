@@ -137,7 +137,8 @@ fn csv(lines: impl Read) -> impl Iterator<Item = (u64, Option<Record>)> {
     std::iter::from_fn(move || {
         loop {
             let record = reader.next()?;
-            let line = record.as_ref().ok().and_then(|r| r.position()).map_or(1, csv::Position::line);
+            let position = record.as_ref().map_or_else(csv::Error::position, csv::StringRecord::position);
+            let line = position.map_or(1, csv::Position::line);
             let fields: Option<[String; 6]> = record.ok().and_then(|record| {
                 let fields: Vec<String> = record.iter().map(String::from).collect();
                 fields.try_into().ok()

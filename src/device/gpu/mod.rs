@@ -89,7 +89,8 @@ impl Gpu {
                 have: have.max_storage_buffers_per_shader_stage.into(),
             });
         }
-        limits.max_buffer_size = info.max_buffer_bytes;
+        // Adapters that tests make small hold the engine's own buffers still.
+        limits.max_buffer_size = info.max_buffer_bytes.max(submissions::STARTS_BYTES);
         limits.max_storage_buffer_binding_size = info.max_binding_bytes;
         let limits = limits.using_resolution(have);
         let descriptor = wgpu::DeviceDescriptor {

@@ -24,6 +24,8 @@ const GROWTH: u64 = 2;
 const LEAST_WAIT: Duration = Duration::from_micros(200);
 /// Uniform buffer ranges start at multiples of this: WebGPU's default `minUniformBufferOffsetAlignment`.
 const START_BYTES: u32 = 256;
+/// Bytes of the starts that a device keeps at hand.
+pub(super) const STARTS_BYTES: u64 = (STARTS * START_BYTES) as u64;
 
 /// A recording's pipelines, bind groups and grids, with their costs.
 pub struct GpuPlan {
@@ -65,7 +67,7 @@ impl Submissions {
     ) -> Submissions {
         let buffer = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("starts"),
-            size: u64::from(STARTS * START_BYTES),
+            size: STARTS_BYTES,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });

@@ -3,7 +3,6 @@
 use crate::device::recording::Recording;
 use crate::device::tensor::Tensor;
 use crate::device::{Device, Pool};
-use crate::shared::Random;
 
 /// Compares `backward` with central differences of `forward`, at inputs of the given shapes, whose numbers are from minus
 /// to plus the given size. The loss is the sum of what `forward` returns times random numbers `dy`, which `backward` gets;
@@ -15,10 +14,11 @@ pub fn agree(
     backward: impl Fn(&mut Recording, &[Tensor], Tensor) -> Vec<Tensor>,
 ) {
     let device = Device::cpu();
-    let mut random = Random::new(11);
+    let mut random = fastrand::Rng::with_seed(11);
+    let mut floats = |count: usize| (0..count).map(|_| 2.0 * random.f32() - 1.0).collect::<Vec<f32>>();
     let values: Vec<Vec<f32>> = inputs
         .iter()
-        .map(|(shape, size)| random.f32s(shape.iter().product()).into_iter().map(|v| v * size).collect())
+        .map(|(shape, size)| floats(shape.iter().product()).into_iter().map(|v| v * size).collect())
         .collect();
     let place = |pool: &mut Pool, values: &[Vec<f32>]| -> Vec<Tensor> {
         inputs.iter().zip(values).map(|((shape, _), values)| pool.f32(shape, values).unwrap()).collect()
@@ -32,7 +32,7 @@ pub fn agree(
         device.play(&r).unwrap();
         pollster::block_on(device.read_f32(y)).unwrap()
     };
-    let dy = random.f32s(output(&values).len());
+    let dy = floats(output(&values).len());
     let loss = |values: &[Vec<f32>]| -> f64 {
         output(values).iter().zip(&dy).map(|(y, dy)| f64::from(*y) * f64::from(*dy)).sum()
     };
