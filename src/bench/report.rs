@@ -10,7 +10,7 @@ const BAR: f64 = 360.0;
 /// Kernels that are shown.
 const MOST_KERNELS: usize = 24;
 
-/// The page of the object that `qllama bench --json` prints.
+/// The page of a bench's figures.
 pub fn html(figures: &Value) -> String {
     let text = |key: &str| escaped(figures[key].as_str().unwrap_or("?"));
     let title = format!("qllama on {}", text("adapter"));

@@ -169,6 +169,8 @@ impl<'a> Session<'a> {
                 break;
             }
         }
+        // Steps that were started in vain end before whoever called ends the program, and the device with it.
+        self.device.finish().await?;
         let all: Vec<Sequence> = ids.into_iter().map(|ids| Sequence { ids, score: 0.0 }).collect();
         Ok(all.chunks(rows / self.batch).map(<[_]>::to_vec).collect())
     }

@@ -145,6 +145,12 @@ impl Faults {
             self.check(device)?;
             pause(Duration::from_millis(20)).await;
         }
+        // A poll that does not wait may not tell of the loss yet.
+        #[cfg(not(target_arch = "wasm32"))]
+        self.guarded_poll(
+            device,
+            wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(1)) },
+        );
         self.check(device)
     }
 
