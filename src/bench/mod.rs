@@ -48,7 +48,7 @@ pub struct Figures {
     pub kernels: Vec<KernelLine>,
 }
 
-/// Measures the roofs of a model's device, its steps at each of [`CONTEXTS`] that it takes, and each kernel of a step.
+/// Measures the roofs of a model's device, its steps at each of three lengths of context that it takes, and each kernel of a step.
 /// `on_stage` hears what is measured next.
 ///
 /// # Errors

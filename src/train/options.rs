@@ -13,7 +13,7 @@ pub enum Schedule {
     Constant,
 }
 
-/// What [`Model::trainer`](crate::Model::trainer) takes. The defaults are for 20 to 200 pictures.
+/// What [`Model::trainer_async`](crate::Model::trainer_async) takes. The defaults are for 20 to 200 pictures.
 #[derive(Clone, PartialEq, Debug)]
 pub struct TrainerOptions {
     /// Of new adapters.

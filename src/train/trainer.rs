@@ -29,7 +29,7 @@ pub struct StepReport {
     pub skipped: bool,
 }
 
-/// Teaches a model: [`Model::trainer`] makes it.
+/// Teaches a model: [`Model::trainer_async`] makes it.
 pub struct Trainer<'m> {
     model: &'m mut Model,
     /// The model's weights with the adapter that is trained, on one device: where that is lost, training ends.
