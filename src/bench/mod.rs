@@ -25,6 +25,8 @@ const KERNEL_CONTEXT: usize = 512;
 /// Seconds that steps are timed for, at least.
 const LEAST_SECONDS: f64 = 0.5;
 const MOST_STEPS: usize = 64;
+/// Steps that are not timed, and some to spare.
+const WARM_UP: usize = 8;
 
 /// How fast steps are.
 #[derive(Clone, Copy, Debug)]
@@ -48,26 +50,29 @@ pub struct Figures {
     pub kernels: Vec<KernelLine>,
 }
 
-/// Measures the roofs of a model's device, its steps at each of three lengths of context that it takes, and each kernel of a step.
-/// `on_stage` hears what is measured next.
+/// Measures the roofs of a model's device, its steps at each of three lengths of context that it takes, and each kernel of
+/// a step. `on_stage` hears what is measured next.
 ///
 /// # Errors
 /// The device's.
 pub async fn measure(model: &Model, kv_cache: KvCacheType, on_stage: &mut dyn FnMut(String)) -> Result<Figures> {
     let network = model.network();
     let (device, decoder) = (network.device(), network.decoder());
+    let positions = decoder.config.max_position_embeddings;
+    // A short model has fewer steps: half of its positions are context.
+    let most_steps = MOST_STEPS.min((positions / 2).saturating_sub(WARM_UP)).max(1);
     let probe = |rows: usize, num_beams: usize| {
-        let options = GenerateOptions { num_beams, max_new_tokens: MOST_STEPS + 8, ..Default::default() };
+        let options = GenerateOptions { num_beams, max_new_tokens: most_steps + WARM_UP, ..Default::default() };
         Probe::new(decoder, device, rows, &options.resolve(&decoder.config, kv_cache)?)
     };
-    let most = decoder.config.max_position_embeddings.saturating_sub(MOST_STEPS + 8);
+    let most = positions.saturating_sub(most_steps + WARM_UP);
     let mut steps = Vec::new();
     for rows in CONTEXTS.into_iter().filter(|rows| *rows <= most) {
         for beams in BEAMS {
             on_stage(format!("steps of {beams} beam(s) behind {rows} rows"));
             let probe = probe(rows, beams)?;
             let first = probe.seconds(device, 1).await?;
-            let count = (LEAST_SECONDS / first).ceil().clamp(1.0, MOST_STEPS as f64) as usize;
+            let count = (LEAST_SECONDS / first).ceil().clamp(1.0, most_steps as f64) as usize;
             steps.push(StepRate { rows, beams, seconds: probe.seconds(device, count).await? });
         }
     }
