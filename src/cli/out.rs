@@ -37,10 +37,21 @@ pub fn note(text: Arguments<'_>) {
 pub fn checked(written: std::io::Result<()>) {
     let Err(error) = written else { return };
     if error.kind() == ErrorKind::BrokenPipe {
-        std::process::exit(CLOSED_PIPE);
+        leave(CLOSED_PIPE);
     }
     note(format_args!("qllama: standard output: {error} [E_IO]"));
-    std::process::exit(1);
+    leave(1);
+}
+
+/// Ends the program at once. A driver's threads may be at work, and what it would take down behind `main` is theirs.
+pub fn leave(status: i32) -> ! {
+    #[cfg(unix)]
+    // SAFETY: it returns to nobody, and touches no memory of this program.
+    unsafe {
+        libc::_exit(status)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(status)
 }
 
 /// The name of a file for people: on one line, and harmless to terminals.

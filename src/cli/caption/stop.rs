@@ -15,7 +15,7 @@ pub fn asked() -> Arc<AtomicBool> {
     // Where there is a handler already, or none can be set, Ctrl-C ends the program at once, and nothing is lost.
     let _ = ctrlc::set_handler(move || {
         if asked.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED.into());
+            out::leave(INTERRUPTED.into());
         }
         out::note(format_args!("qllama: ending behind the pictures at work; Ctrl-C again ends at once"));
     });

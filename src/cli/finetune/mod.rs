@@ -20,7 +20,7 @@ use qllama::{ALL_TARGETS, Error, Lesson, Model, Result, Schedule, StepReport, Ta
 use self::data::Pair;
 use self::views::Views;
 use crate::common::{Common, base_name, load};
-use crate::out::say;
+use crate::out::{self, say};
 
 const HELP: &str = "\
 DATA is a folder with cat.png and cat.txt beside each other, or a .jsonl or .csv file with image and text, whose paths count
@@ -232,7 +232,7 @@ fn on_interrupt() -> Arc<AtomicBool> {
     let flag = stop.clone();
     let handler = move || {
         if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+            out::leave(130);
         }
     };
     // Without a handler Ctrl-C ends the program at once, which loses the steps since the last save only.
