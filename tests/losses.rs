@@ -37,6 +37,12 @@ fn picture(file: &str) -> Picture {
     Picture::open(path("models/emoji-tiny/pictures").join(file)).unwrap()
 }
 
+/// Whether a device came to a moment. How much goes into a submission follows the adapter's speed, so that a task may
+/// have fewer of them than it had before.
+fn reached(device: &Device, moment: u64) -> bool {
+    device.as_gpu().unwrap().moments() >= moment
+}
+
 /// What a task gives: everything that a caller sees of it.
 type Seen = Vec<String>;
 
@@ -119,7 +125,7 @@ fn check(name: &str, task: fn(&Model) -> Result<Seen>) {
     };
     let (expected, all) = undisturbed;
     assert!(all > 4, "{name}: {all} submissions and waits");
-    let mut slowest = Duration::ZERO;
+    let (mut slowest, mut losses) = (Duration::ZERO, 0);
     for moment in moments(all) {
         let (device, recoveries) = (new_gpu(), Recoveries::default());
         let model = builder(&device, &recoveries).load().unwrap();
@@ -128,9 +134,12 @@ fn check(name: &str, task: fn(&Model) -> Result<Seen>) {
         let seen = task(&model).unwrap_or_else(|e| panic!("{name}, lost at {moment} of {all}: {e}"));
         slowest = slowest.max(started.elapsed());
         assert_eq!(seen, expected, "{name}, lost at {moment} of {all}");
-        assert_eq!(recoveries.get(), 1, "{name}, lost at {moment} of {all}");
+        let reached = usize::from(reached(&device, moment));
+        assert_eq!(recoveries.get(), reached, "{name}, lost at {moment} of {all}");
+        losses += reached;
     }
-    println!("{name}: lost at {} of {all} moments, the slowest run took {slowest:.1?}", moments(all).count());
+    assert!(losses > moments(all).count() / 2, "{name}: lost at {losses} of {all} moments");
+    println!("{name}: lost at {losses} of {all} moments, the slowest run took {slowest:.1?}");
 }
 
 #[test]
@@ -163,6 +172,7 @@ fn loading_survives_losses() {
         device.as_gpu().unwrap().moments()
     };
     assert!(all > 4, "{all} submissions and waits");
+    let mut losses = 0;
     for moment in moments(all) {
         let (device, recoveries) = (new_gpu(), Recoveries::default());
         device.as_gpu().unwrap().lose_at(moment);
@@ -171,9 +181,12 @@ fn loading_survives_losses() {
             builder_of(EMOJI, &device, &recoveries).on_progress(|p| told.borrow_mut().push(p.bytes)).load().unwrap();
         assert!(told.borrow().is_sorted(), "progress goes back");
         assert_eq!(greedy(&model).unwrap(), expected, "lost at {moment} of {all}");
-        assert_eq!(recoveries.get(), 1, "lost at {moment} of {all}");
+        let reached = usize::from(reached(&device, moment));
+        assert_eq!(recoveries.get(), reached, "lost at {moment} of {all}");
+        losses += reached;
     }
-    println!("loading: lost at {} of {all} moments", moments(all).count());
+    assert!(losses > moments(all).count() / 2, "loading: lost at {losses} of {all} moments");
+    println!("loading: lost at {losses} of {all} moments");
 }
 
 /// A device that is lost again and again ends the call with what was done, and the next one works.
