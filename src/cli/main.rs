@@ -12,12 +12,14 @@ mod generate;
 mod generation;
 mod gradients;
 mod info;
+mod many;
 mod match_texts;
 mod out;
 mod quantize;
 mod tensors;
 mod tokenize;
 mod verdict;
+mod whole;
 
 use std::process::ExitCode;
 

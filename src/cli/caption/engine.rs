@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use qllama::{GenerateInputs, GenerateOptions, Generation, Opened, Prompt, Result};
 
-use super::list::Listed;
-use super::read::{Next, Pictures, Ready};
 use crate::common::{load, prompt_ids};
+use crate::many::list::Listed;
+use crate::many::read::{Next, Pictures, Ready};
 
 /// New pictures are taken when a part of all places, one in so many, is free.
 const ROOM: usize = 4;

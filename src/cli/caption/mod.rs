@@ -2,17 +2,11 @@
 
 mod engine;
 mod ledger;
-mod list;
-mod names;
 #[cfg(feature = "parquet")]
 mod parquet;
-mod progress;
-mod read;
 mod record;
 mod run;
-mod shard;
 mod sink;
-mod stop;
 mod worker;
 
 use std::ops::ControlFlow;
@@ -23,12 +17,13 @@ use qllama::{CAPTION_PROMPT, Error, GenerateInputs, Generation, Result};
 
 use self::engine::Texts;
 use self::ledger::Keep;
-use self::list::Filter;
 use self::run::{Job, Where};
-use self::shard::Share;
 use self::sink::Sidecars;
 use crate::common::{Common, Pictures, load, prompt_ids};
 use crate::generation::GenerationArgs;
+use crate::many::list::Filter;
+use crate::many::names::name_of;
+use crate::many::shard::Share;
 use crate::out::{self, say};
 
 /// Say what is in pictures: one, or a folder of a million.
@@ -204,7 +199,7 @@ fn lone(args: &Args, path: PathBuf) -> Result<()> {
     let Generation { text, ids, .. } = &found[0];
     let text = text.as_deref().unwrap_or_default();
     if args.common.json {
-        say!("{}", serde_json::json!({ "image": names::name_of(&path), "text": text, "ids": ids }));
+        say!("{}", serde_json::json!({ "image": name_of(&path), "text": text, "ids": ids }));
     } else if live {
         say!();
     } else {

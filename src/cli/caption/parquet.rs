@@ -11,8 +11,8 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use qllama::{Error, Result};
 
-use super::ledger::write_whole;
 use super::record::Record;
+use crate::whole::write_whole;
 
 const SCHEMA: &str = "
     message captions {

@@ -5,7 +5,7 @@ use std::io::Read;
 use qllama::{Error, Generation, Result};
 use serde_json::{Value, json};
 
-use super::names::count;
+use crate::many::names::count;
 
 /// What became of a picture.
 pub struct Outcome {

@@ -12,15 +12,15 @@ use qllama::{Error, Generation, Result};
 
 use super::engine::{Engine, Output, Texts};
 use super::ledger::{Keep, Ledger};
-use super::list::{self, Filter, IsDone, Listed, Place, Plan};
-use super::names::count;
-use super::progress::Progress;
-use super::read::{Pictures, Preparation};
 use super::record::Outcome;
-use super::shard::Share;
 use super::sink::{Sidecars, Sink, Target};
-use super::stop;
 use crate::common::Common;
+use crate::many::list::{self, Filter, IsDone, Listed, Place, Plan};
+use crate::many::names::count;
+use crate::many::progress::Progress;
+use crate::many::read::{Pictures, Preparation};
+use crate::many::shard::Share;
+use crate::many::stop;
 use crate::out::{self, say};
 
 /// Where captions go.
@@ -90,7 +90,7 @@ impl Job {
             Preparation { preprocessor: *opened.preprocessor(), ignore_orientation: self.ignore_orientation };
         let Job { paths, filter, share, texts, .. } = self;
         let (list, counts) = list::start(Plan { paths, filter, share, is_done, stop: stop.clone() });
-        let progress = Progress::new(counts.clone(), printing);
+        let progress = Progress::new(counts.clone(), "captioned", printing);
         let output = Ordered { sink, progress, next: 0, waiting: BTreeMap::new() };
         let mut engine = Engine { pictures: Pictures::start(list, preparation), output, stop: stop.clone() };
         let ended = engine.run(opened, texts);
@@ -190,7 +190,7 @@ impl Output for Ordered {
                 }
                 outcome.result = Err(error);
             }
-            self.progress.count(&outcome);
+            self.progress.count(&outcome.name, outcome.result.as_ref().map(|_| ()));
         }
         self.progress.show();
         Ok(())

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use qllama::{Error, Result};
 use serde_json::{Value, json};
 
-use super::ledger::{Keep, Ledger, failed, part_of, write_whole};
-use super::list::{IsDone, Place};
+use super::ledger::{Keep, Ledger};
 use super::record::{Format, Outcome};
 use crate::common::base_name;
+use crate::many::list::{IsDone, Place};
 use crate::out::{self, say};
+use crate::whole::{failed, part_of, write_whole};
 
 /// Where captions go.
 pub enum Sink {

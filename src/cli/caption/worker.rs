@@ -13,10 +13,10 @@ use qllama::{Error, Generation, Result};
 use serde_json::{Map, Value, json};
 
 use super::engine::{Engine, Output, Texts};
-use super::list::{Listed, Place};
-use super::read::{Pictures, Preparation};
-use super::stop;
 use crate::common::Common;
+use crate::many::list::{Listed, Place};
+use crate::many::read::{Pictures, Preparation};
+use crate::many::stop;
 use crate::out::{self, say};
 
 /// Requests that wait for a reader; then the pipe fills, and whoever writes into it waits.

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use qllama::Error;
 
 use super::list::Counts;
 use super::names::count;
-use super::record::Outcome;
 use crate::out;
 
 /// How often a line is written where there is no terminal.
@@ -24,21 +24,24 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     began: Instant,
     told: Instant,
-    captioned: usize,
+    /// What is done to a picture: `captioned`.
+    verb: &'static str,
+    ready: usize,
     failed: usize,
     names: Vec<String>,
 }
 
 impl Progress {
-    /// `printing`: captions go to standard output, where a bar would stand between them.
-    pub fn new(counts: Arc<Counts>, printing: bool) -> Progress {
+    /// `verb` says what is done to a picture. `printing`: results go to standard output, where a bar would stand between
+    /// them.
+    pub fn new(counts: Arc<Counts>, verb: &'static str, printing: bool) -> Progress {
         let terminal = std::io::stderr().is_terminal() && !(printing && std::io::stdout().is_terminal());
         let bar = terminal.then(|| {
             let style = ProgressStyle::with_template("{bar:30} {pos} of {len}{msg}").expect("the template is right");
             ProgressBar::new(0).with_style(style)
         });
         let now = Instant::now();
-        Progress { counts, bar, began: now, told: now, captioned: 0, failed: 0, names: Vec::new() }
+        Progress { counts, bar, began: now, told: now, verb, ready: 0, failed: 0, names: Vec::new() }
     }
 
     /// Counts from now on: the model is loaded.
@@ -52,17 +55,17 @@ impl Progress {
 
     /// Pictures that something became of.
     pub fn done(&self) -> usize {
-        self.captioned + self.failed
+        self.ready + self.failed
     }
 
     /// Counts what became of a picture, and tells of a failure.
-    pub fn count(&mut self, outcome: &Outcome) {
-        match &outcome.result {
-            Ok(_) => self.captioned += 1,
+    pub fn count(&mut self, name: &str, result: std::result::Result<(), &Error>) {
+        match result {
+            Ok(()) => self.ready += 1,
             Err(error) => {
                 self.failed += 1;
                 if self.names.len() < NAMED {
-                    self.names.push(out::name(&outcome.name).into_owned());
+                    self.names.push(out::name(name).into_owned());
                 }
                 let (text, code) = (error.to_string(), error.code());
                 let text = out::name(&text);
@@ -109,10 +112,10 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        let mut text = format!("captioned {}", count(self.captioned));
+        let mut text = format!("{} {}", self.verb, count(self.ready));
         let skipped = self.counts.skipped.load(Ordering::Relaxed);
         if skipped > 0 {
-            text += &format!(", captioned before {}", count(skipped));
+            text += &format!(", {} before {}", self.verb, count(skipped));
         }
         let passed_over = self.counts.passed_over.load(Ordering::Relaxed);
         if passed_over > 0 {
