@@ -125,7 +125,7 @@ pub mod internals {
     #[cfg(not(target_arch = "wasm32"))]
     pub use crate::files::random::{RandomCheckpoint, RandomFormat, published};
     #[cfg(not(target_arch = "wasm32"))]
-    pub use crate::files::safetensors::{CheckpointWriter, NewTensor, read_tensor_file, write_tensors};
+    pub use crate::files::safetensors::{CheckpointWriter, NewTensor, file_header, read_tensor_file, write_tensors};
     pub use crate::files::safetensors::{
         NamedTensor, TensorInfo, TensorType, header_length, parse_header, read_tensors, tensors_to_bytes,
     };

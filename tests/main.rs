@@ -23,4 +23,5 @@ mod quantize;
 mod ray;
 mod recovery;
 mod residency;
+mod search;
 mod train;

@@ -11,6 +11,7 @@ mod forward;
 mod generate;
 mod generation;
 mod gradients;
+mod index;
 mod info;
 mod many;
 mod match_texts;
@@ -51,6 +52,9 @@ enum Command {
     Caption(caption::Args),
     Match(match_texts::Args),
     Embed(embed::Args),
+    Index(index::build::Args),
+    Search(index::search::Args),
+    Duplicates(index::duplicates::Args),
     Generate(generate::Args),
     Finetune(finetune::Args),
     Forward(forward::Args),
@@ -101,6 +105,9 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<ExitCode> {
         Some(Command::Caption(args)) => return caption::run(args),
         Some(Command::Match(args)) => match_texts::run(args),
         Some(Command::Embed(args)) => embed::run(args),
+        Some(Command::Index(args)) => return index::build::run(args),
+        Some(Command::Search(args)) => index::search::run(args),
+        Some(Command::Duplicates(args)) => index::duplicates::run(args),
         Some(Command::Generate(args)) => generate::run(args),
         Some(Command::Finetune(args)) => finetune::run(args),
         Some(Command::Forward(args)) => forward::run(args),

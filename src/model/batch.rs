@@ -74,14 +74,7 @@ impl Model {
         let (network, text) = (self.network(), &self.config().text);
         let rows = text.num_query_token + ids.len();
         let bytes = bytes_of_place(network.decoder(), rows, &resolved) + self.bytes_of_picture()?;
-        let device = network.device();
-        let budget = match device.memory_budget() {
-            u64::MAX => USUAL_BYTES,
-            // Passes over one picture have room in any budget: a half of the rest is for others.
-            budget => budget.saturating_sub(device.memory().0) / 2,
-        };
-        let most = if device.info().software { MOST_ON_SOFTWARE } else { MOST };
-        Ok((budget / bytes.max(1)).clamp(1, most as u64) as usize)
+        Ok((self.free_bytes() / bytes.max(1)).clamp(1, self.most_at_once() as u64) as usize)
     }
 
     fn prompt_of_batch(&self, prompt: &Prompt<'_>, options: &GenerateOptions) -> Result<(Vec<u32>, Resolved)> {
@@ -121,6 +114,30 @@ impl Model {
         let info = self.device_info();
         let limit = info.max_binding_bytes.min(info.max_buffer_bytes);
         Ok((limit / self.widest()?.0.max(1)).clamp(1, MOST as u64) as usize)
+    }
+
+    /// How many pictures suit one pass that embeds them.
+    ///
+    /// # Errors
+    /// `E_STATE` where the model has no InternViT.
+    #[doc(hidden)]
+    pub fn pictures_at_once(&self) -> Result<usize> {
+        let fit = (self.free_bytes() / self.bytes_of_picture()?.max(1)).clamp(1, self.most_at_once() as u64);
+        Ok(self.group()?.min(fit as usize))
+    }
+
+    /// Bytes for caches and activations.
+    fn free_bytes(&self) -> u64 {
+        let network = self.network();
+        match network.device().memory_budget() {
+            u64::MAX => USUAL_BYTES,
+            // Passes over one picture have room in any budget: a half of the rest is for others.
+            budget => budget.saturating_sub(network.device().memory().0) / 2,
+        }
+    }
+
+    fn most_at_once(&self) -> usize {
+        if self.device_info().software { MOST_ON_SOFTWARE } else { MOST }
     }
 }
 

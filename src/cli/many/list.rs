@@ -13,7 +13,7 @@ use qllama::{Error, Result};
 use serde_json::Value;
 use walkdir::{DirEntry, WalkDir};
 
-use super::names::name_of;
+use super::names::{name_of, path_of};
 use super::shard::{self, Member, Share};
 use crate::out;
 
@@ -46,6 +46,8 @@ pub struct Listed {
 pub struct Filter {
     include: Option<Globs>,
     exclude: Globs,
+    /// Whether shards in folders are gone through.
+    shards: bool,
 }
 
 /// Endings of the formats that are read.
@@ -56,7 +58,12 @@ impl Filter {
     /// `E_INPUT` for a pattern that is none.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Filter> {
         let given = (!include.is_empty()).then(|| Globs::new("--include", include)).transpose()?;
-        Ok(Filter { include: given, exclude: Globs::new("--exclude", exclude)? })
+        Ok(Filter { shards: given.is_none(), include: given, exclude: Globs::new("--exclude", exclude)? })
+    }
+
+    /// Passes over shards.
+    pub fn without_shards(self) -> Filter {
+        Filter { shards: false, ..self }
     }
 
     fn takes(&self, below: &Path) -> bool {
@@ -216,7 +223,7 @@ impl Lister {
             } else if entry.file_type().is_dir() {
             } else if entry.file_type().is_file() && self.plan.filter.takes(below) {
                 self.put(name_of(entry.path()), Ok(Place::File(entry.path().to_path_buf())), None)?;
-            } else if entry.file_type().is_file() && is_shard(entry.path()) && self.plan.filter.include.is_none() {
+            } else if entry.file_type().is_file() && is_shard(entry.path()) && self.plan.filter.shards {
                 self.shard(entry.path())?;
             } else {
                 self.counts.passed_over.fetch_add(1, Ordering::Relaxed);
@@ -274,15 +281,4 @@ impl Lister {
 
 fn is_shard(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar"))
-}
-
-#[cfg(unix)]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    use std::os::unix::ffi::OsStrExt;
-    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
-}
-
-#[cfg(not(unix))]
-fn path_of(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(String::from_utf8_lossy(bytes).into_owned())
 }

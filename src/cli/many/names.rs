@@ -1,6 +1,6 @@
 //! Names of pictures: as they were given, in a form that JSON and a terminal take.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A path as it was given. What is no UTF-8 of it stands as `\xFF`, a byte each.
 pub fn name_of(path: &Path) -> String {
@@ -10,6 +10,18 @@ pub fn name_of(path: &Path) -> String {
         chunk.invalid().iter().for_each(|byte| name.push_str(&format!("\\x{byte:02X}")));
     }
     name
+}
+
+/// The path of such bytes as the system gave.
+#[cfg(unix)]
+pub fn path_of(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
+}
+
+#[cfg(not(unix))]
+pub fn path_of(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(String::from_utf8_lossy(bytes).into_owned())
 }
 
 /// A count as people write it: `1,234,567`.

@@ -1,0 +1,9 @@
+//! `qllama index`, `qllama search` and `qllama duplicates`: pictures by what is in them.
+
+pub mod build;
+pub mod duplicates;
+mod file;
+mod fingerprint;
+mod page;
+mod product;
+pub mod search;
