@@ -30,6 +30,9 @@ function path(what, given) {
 Object.assign(place, {
   caches: ['disk', 'none'],
 
+  // The Hugging Face hub, where it is another than usual.
+  hub: process.env.HF_ENDPOINT || undefined,
+
   noAdapter: 'there is WebGPU, but no GPU adapter: is a Vulkan, Metal or Direct3D 12 driver installed?',
 
   async missing() {

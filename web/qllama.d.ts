@@ -228,7 +228,7 @@ export class QLlama {
   static supported(): Promise<{ ok: boolean; reason?: string }>;
   /**
    * `url` is a folder, or a `.gguf` file of the LLaMA family, absolute or relative to the page; outside of browsers an address
-   * or a path on disk.
+   * or a path on disk. `hf:org/name`, `hf:org/name@revision` and `hf:org/name/file.gguf` are names on the Hugging Face hub.
    */
   static load(url: string | URL, options?: LoadOptions): Promise<QLlama>;
   /** Deletes the models kept in this browser for this site, or in this user's cache folder. */

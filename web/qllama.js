@@ -1,6 +1,7 @@
 // QLlama: captions, matching and text on WebGPU. All work happens in a worker that owns the model.
 
 import { QLlamaError, wrong } from './errors.js';
+import { hubAddress } from './hub.js';
 import { PastKeyValues, Pasts } from './past.js';
 import { place } from './place.js';
 import { array, bitmaps, floats, transferable, wellFormed, wholeNumbers } from './values.js';
@@ -60,7 +61,10 @@ export class QLlama {
     return { ok: true };
   }
 
-  /** Loads a model from the URL of its folder or GGUF file, absolute or relative to the page or to `baseUrl`. */
+  /**
+   * Loads a model from the URL of its folder or GGUF file, absolute or relative to the page or to `baseUrl`; or by its name on
+   * the Hugging Face hub, as `hf:org/name@revision`.
+   */
   static async load(url, options = {}) {
     const { onProgress, signal, cache = place.caches[0], memoryBudget, kvCache, recover = true, baseUrl } = options ?? {};
     if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
@@ -69,7 +73,8 @@ export class QLlama {
       throw wrong('memoryBudget: expected a number of bytes above 0');
     }
     if (typeof recover !== 'boolean') throw wrong('recover: expected true or false');
-    const absolute = place.address(url, baseUrl);
+    const named = hubAddress(url, place.hub);
+    const absolute = named ? place.address(named) : place.address(url, baseUrl);
     if (signal?.aborted) throw abortError(signal);
     const reason = await place.missing();
     if (reason) throw new QLlamaError('E_ADAPTER', reason);
