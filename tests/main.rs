@@ -13,6 +13,7 @@ mod emoji;
 mod folder;
 mod front;
 mod gguf;
+mod hub;
 mod internvl;
 mod kv_cache;
 mod layers;

@@ -16,9 +16,10 @@ use qllama::{
 };
 use serde_json::Value;
 
-use crate::common::{Common, base_name, load};
+use crate::amounts::size;
+use crate::common::{Common, load};
 use crate::generation::words;
-use crate::info::size;
+use crate::many::names::base_name;
 use crate::out::say;
 
 /// Measure loading, vision, prefill, decode and each of its kernels, beside what the adapter can do at best.

@@ -1,17 +1,19 @@
 //! What the subcommands share: arguments, opening and loading a model, reading pictures.
 
-use std::io::IsTerminal;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 use qllama::internals::{Folder, read_tokenizer};
 use qllama::{
     AdapterWeights, Array, Error, Location, Mode, Model, Opened, Picture, PixelValues, Preprocessor, Progress,
     Recovered, Result, Tokenizer,
 };
 
+use crate::amounts::{bytes, progress_bar};
 use crate::device::adapter;
+use crate::hub::{self, Name};
+use crate::many::names::base_name;
 use crate::out::note;
 use crate::verdict::{CheckArgument, warn};
 
@@ -19,9 +21,13 @@ use crate::verdict::{CheckArgument, warn};
 #[derive(clap::Args, Clone)]
 pub struct Common {
     /// Folder of the checkpoint: config.json, model.safetensors or its shards, tokenizer.model; or, for texts, a GGUF file
-    /// of the LLaMA family. Default: the demo model.
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// of the LLaMA family; or the name of either on the Hugging Face hub, as org/name, org/name@revision or
+    /// org/name/file.gguf, from where it is downloaded once. Default: the demo model.
+    #[arg(long, value_name = "DIR|FILE.gguf|ORG/NAME")]
     pub model: Option<PathBuf>,
+    /// Where a model of the hub is on this machine.
+    #[arg(skip)]
+    fetched: OnceCell<PathBuf>,
     /// Adapter to run on: part of its name, its number in --list-adapters, or `cpu` for the CPU executor.
     /// Default: the first that --list-adapters shows.
     #[arg(long, value_name = "NAME|INDEX")]
@@ -49,9 +55,18 @@ impl Common {
     /// The files of `--model`, or of the demo model.
     pub fn location(&self) -> Result<Location> {
         match &self.model {
-            Some(path) => Location::of_path(path),
+            Some(path) => Location::of_path(self.here(path)?),
             None => Ok(qllama::demo::location()),
         }
+    }
+
+    /// A path, or the place in the cache of what it names on the hub.
+    fn here<'a>(&'a self, path: &'a Path) -> Result<&'a Path> {
+        let Some(name) = Name::parse(path).filter(|_| !path.exists()) else { return Ok(path) };
+        if self.fetched.get().is_none() {
+            let _ = self.fetched.set(hub::fetch(&name)?);
+        }
+        Ok(self.fetched.get().map_or(path, PathBuf::as_path))
     }
 
     /// What outputs say of the model that made them: the name of its folder or file.
@@ -114,11 +129,6 @@ pub fn load(opened: Opened<'_>) -> Result<Model> {
     Ok(model)
 }
 
-/// The last part of a path: messages and JSON name files, not folders.
-pub fn base_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
 /// What the command line can do about an error of the library.
 pub fn hint(error: &Error) -> Option<&'static str> {
     match error {
@@ -144,36 +154,6 @@ pub fn modes(these: &[Mode]) -> impl TypedValueParser<Value = Mode> + use<> {
 pub fn prompt_ids(opened: &Opened<'_>, prompt: &str) -> Result<Array<i64>> {
     let ids: Vec<i64> = opened.tokenizer()?.encode_prompt(prompt).into_iter().map(i64::from).collect();
     Ok(Array::new(&[1, ids.len()], ids))
-}
-
-/// A number of bytes: `5368709120`, `5GiB`, `1.5 GB`.
-pub fn bytes(text: &str) -> std::result::Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = (&text[..digits], text[digits..].trim());
-    let factor = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
-        "kib" => 1 << 10,
-        "mib" => 1 << 20,
-        "gib" => 1 << 30,
-        "kb" => 1_000,
-        "mb" => 1_000_000,
-        "gb" => 1_000_000_000,
-        _ => return Err(format!("unit {unit:?}: expected KiB, MiB, GiB, KB, MB, GB or none")),
-    };
-    let whole = number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor));
-    let fraction = || number.parse::<f64>().ok().map(|n| n * factor as f64).filter(|n| *n < u64::MAX as f64);
-    let found = whole.or_else(|| fraction().filter(|_| number.contains('.')).map(|n| n as u64));
-    found.filter(|&n| n > 0).ok_or_else(|| "expected a number of bytes above 0, as 5368709120 or 5GiB".into())
-}
-
-/// A bar of bytes with the time left; nothing unless standard error is a terminal.
-pub fn progress_bar(what: &'static str) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {eta} left");
-    let bar = ProgressBar::new(0).with_message(what).with_style(style.expect("the template is right"));
-    bar.with_finish(ProgressFinish::AndClear)
 }
 
 /// Pictures that were all read once before the weights, so that a broken one is told of at once.

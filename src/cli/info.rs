@@ -6,6 +6,7 @@ use pollster::block_on;
 use qllama::internals::{CROSS, Checkpoint, Footprint, INTERN_VIT, Phase, Residency, Storage};
 use qllama::{Adapter, Config, Device, DeviceInfo, Result};
 
+use crate::amounts::size;
 use crate::common::Common;
 use crate::device::{adapter, describe, found};
 use crate::out::say;
@@ -236,15 +237,5 @@ impl Facts<'_> {
                 text.lines().for_each(|line| say!("    {line}"));
             }
         }
-    }
-}
-
-/// A size in words.
-pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..0x400 => format!("{bytes} B"),
-        0x400..0x10_0000 => format!("{:.1} KiB", bytes as f64 / 1024.0),
-        0x10_0000..0x4000_0000 => format!("{:.1} MiB", bytes as f64 / 1048576.0),
-        _ => format!("{:.2} GiB", bytes as f64 / 1073741824.0),
     }
 }

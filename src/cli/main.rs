@@ -1,5 +1,6 @@
 //! The command line: parses arguments, calls the library, prints.
 
+mod amounts;
 mod bench;
 mod caption;
 mod check;
@@ -11,10 +12,12 @@ mod forward;
 mod generate;
 mod generation;
 mod gradients;
+mod hub;
 mod index;
 mod info;
 mod many;
 mod match_texts;
+mod models;
 mod out;
 mod quantize;
 mod tensors;
@@ -60,6 +63,7 @@ enum Command {
     Forward(forward::Args),
     Gradients(gradients::Args),
     Tokenize(tokenize::Args),
+    Models(models::Args),
     Info(info::Args),
     Check(check::Args),
     Bench(bench::Args),
@@ -113,6 +117,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<ExitCode> {
         Some(Command::Forward(args)) => forward::run(args),
         Some(Command::Gradients(args)) => gradients::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Models(args)) => models::run(args),
         Some(Command::Info(args)) => info::run(args),
         Some(Command::Check(args)) => check::run(args),
         Some(Command::Bench(args)) => bench::run(args, started),

@@ -6,8 +6,8 @@ use pollster::block_on;
 use qllama::internals::{Event, Folder, QuantizeOptions, quantize};
 use qllama::{Error, Result};
 
-use crate::common::progress_bar;
-use crate::info::size;
+use crate::amounts::progress_bar;
+use crate::amounts::size;
 use crate::out::{self, say};
 
 /// Write a checkpoint with 4-bit or 8-bit weights (safetensors, compressed-tensors' pack-quantized layout).

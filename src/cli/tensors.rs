@@ -7,7 +7,7 @@ use std::path::Path;
 use qllama::internals::{NamedTensor, TensorType, printable, read_tensor_file};
 use qllama::{Array, Error, PixelValues, Result};
 
-use crate::common::base_name;
+use crate::many::names::base_name;
 use crate::out;
 
 /// The tensors of a file; taking one removes it.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use qllama::{Error, Result};
 
-use crate::common::base_name;
+use crate::many::names::base_name;
 
 /// The name of a file until it is whole.
 pub fn part_of(path: &Path) -> PathBuf {

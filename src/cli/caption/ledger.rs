@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use qllama::{Error, Result};
 
 use super::record::{Format, Outcome, Record};
-use crate::common::base_name;
+use crate::many::names::base_name;
 use crate::out;
 use crate::whole::{failed, part_of};
 

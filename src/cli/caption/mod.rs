@@ -1,6 +1,6 @@
 //! `qllama caption`.
 
-mod engine;
+pub mod engine;
 mod ledger;
 #[cfg(feature = "parquet")]
 mod parquet;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::ledger::{Keep, Ledger};
 use super::record::{Format, Outcome};
-use crate::common::base_name;
 use crate::many::list::{IsDone, Place};
+use crate::many::names::base_name;
 use crate::out::{self, say};
 use crate::whole::{failed, part_of, write_whole};
 

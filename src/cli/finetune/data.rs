@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use qllama::internals::printable;
 use qllama::{Error, Result};
 
-use crate::common::base_name;
+use crate::many::names::base_name;
 
 /// A picture and what it is called.
 #[derive(Debug, PartialEq)]

@@ -19,7 +19,8 @@ use qllama::{ALL_TARGETS, Error, Lesson, Model, Result, Schedule, StepReport, Ta
 
 use self::data::Pair;
 use self::views::Views;
-use crate::common::{Common, base_name, load};
+use crate::common::{Common, load};
+use crate::many::names::base_name;
 use crate::out::{self, say};
 
 const HELP: &str = "\

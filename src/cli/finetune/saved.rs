@@ -5,7 +5,7 @@ use std::path::Path;
 use qllama::internals::{NamedTensor, read_tensor_file, write_tensors};
 use qllama::{Error, Result, TrainingState};
 
-use crate::common::base_name;
+use crate::many::names::base_name;
 
 const STATE: &str = "training_state.safetensors";
 const PARTS: [&str; 3] = ["weight", "mean", "square"];

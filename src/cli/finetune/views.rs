@@ -8,7 +8,7 @@ use qllama::internals::decode;
 use qllama::{CaptionOptions, Error, Model, Picture, PixelValues, Preprocessor, Result, Taught, Variation};
 
 use super::data::Pair;
-use crate::common::base_name;
+use crate::many::names::base_name;
 
 /// How many views of each picture, and from what they are drawn.
 #[derive(Clone, Copy)]

@@ -10,7 +10,7 @@ use qllama::internals::{NewTensor, TensorInfo, TensorType, file_header, header_l
 use qllama::{Error, Mode, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::common::base_name;
+use crate::many::names::base_name;
 use crate::many::names::path_of;
 use crate::whole::{failed, write_whole};
 

@@ -6,7 +6,8 @@ use pollster::block_on;
 use qllama::{Error, Opened, Result};
 use sha2::{Digest, Sha256};
 
-use crate::common::{Common, base_name};
+use crate::common::Common;
+use crate::many::names::base_name;
 
 /// Bytes of each tensor that are looked at.
 const BYTES: usize = 256;

@@ -5,5 +5,5 @@ pub mod duplicates;
 mod file;
 mod fingerprint;
 mod page;
-mod product;
+pub mod product;
 pub mod search;

@@ -24,6 +24,11 @@ pub fn path_of(bytes: &[u8]) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(bytes).into_owned())
 }
 
+/// The last part of a path: messages and JSON name files, not folders.
+pub fn base_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
 /// A count as people write it: `1,234,567`.
 pub fn count(n: usize) -> String {
     let digits = n.to_string();
