@@ -10,6 +10,7 @@ mod config;
 mod decoder;
 mod drivers;
 mod emoji;
+mod evaluate;
 mod folder;
 mod front;
 mod gguf;

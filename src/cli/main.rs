@@ -7,6 +7,7 @@ mod check;
 mod common;
 mod device;
 mod embed;
+mod evaluate;
 mod finetune;
 mod forward;
 mod generate;
@@ -63,6 +64,7 @@ enum Command {
     Forward(forward::Args),
     Gradients(gradients::Args),
     Tokenize(tokenize::Args),
+    Evaluate(evaluate::Args),
     Models(models::Args),
     Info(info::Args),
     Check(check::Args),
@@ -117,6 +119,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<ExitCode> {
         Some(Command::Forward(args)) => forward::run(args),
         Some(Command::Gradients(args)) => gradients::run(args),
         Some(Command::Tokenize(args)) => tokenize::run(args),
+        Some(Command::Evaluate(args)) => evaluate::run(args),
         Some(Command::Models(args)) => models::run(args),
         Some(Command::Info(args)) => info::run(args),
         Some(Command::Check(args)) => check::run(args),

@@ -17,6 +17,8 @@ const MAX_SIZE: u32 = 4096;
 /// What `preprocessor_config.json` asks for.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Preprocessor {
+    /// The whole picture becomes the square, whatever its shape: nothing is cut off.
+    stretched: bool,
     short_side: u32,
     crop: u32,
     rescale: f32,
@@ -36,7 +38,7 @@ impl Preprocessor {
             });
         }
         let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-        Ok(Preprocessor { short_side: size, crop: size, rescale: 1.0 / 255.0, mean, std })
+        Ok(Preprocessor { stretched: false, short_side: size, crop: size, rescale: 1.0 / 255.0, mean, std })
     }
 
     /// Reads the bytes of a `preprocessor_config.json`. `size` and `crop_size` may be a number, `{"height", "width"}`
@@ -108,12 +110,18 @@ impl Preprocessor {
         };
         let mean = three("image_mean", published.mean, false)?;
         let std = three("image_std", published.std, true)?;
-        Ok(Preprocessor { short_side, crop, rescale, mean, std })
+        Ok(Preprocessor { stretched: false, short_side, crop, rescale, mean, std })
     }
 
     /// The side of what [`pixel_values`](Preprocessor::pixel_values) makes, in pixels.
     pub fn size(&self) -> u32 {
         self.crop
+    }
+
+    /// This preprocessor, but the whole picture becomes the square, whatever its shape, as the published evaluation of captions
+    /// does: nothing is cut off.
+    pub fn stretched(&self) -> Preprocessor {
+        Preprocessor { stretched: true, ..*self }
     }
 
     /// Cuts squares out as [`square`](Preprocessor::square) does, and is no good for more.
@@ -167,8 +175,9 @@ impl Preprocessor {
         let (width, height) = (picture.width() as usize, picture.height() as usize);
         let (size, crop) = (u64::from(self.short_side), self.crop as usize);
         let short = u64::from(picture.width().min(picture.height()));
-        let columns = taps(picture.width(), size * u64::from(picture.width()) / short, crop);
-        let rows = taps(picture.height(), size * u64::from(picture.height()) / short, crop);
+        let resized = |side: u32| if self.stretched { crop as u64 } else { size * u64::from(side) / short };
+        let columns = taps(picture.width(), resized(picture.width()), crop);
+        let rows = taps(picture.height(), resized(picture.height()), crop);
         let top = rows.iter().map(|r| r.start).min().unwrap_or(0);
         let bottom = rows.iter().map(|r| r.start + r.weights.len()).max().unwrap_or(height);
 
@@ -319,6 +328,21 @@ mod tests {
         let rgb: Vec<u8> = (0..1000).flat_map(|y| [if y < 500 { 0 } else { 255 }; 3]).collect();
         let bytes = preprocessor.resize_and_crop(&Picture::from_rgb(1, 1000, rgb).unwrap());
         assert!(bytes[0] < 60 && bytes[bytes.len() - 1] > 195);
+    }
+
+    /// The whole picture is there, whatever its shape; one that is a square is as without it.
+    #[test]
+    fn stretched_pictures_lose_nothing() {
+        let plain = Preprocessor::new(64).unwrap();
+        let stretched = plain.stretched();
+        let rgb: Vec<u8> = (0..300 * 100).flat_map(|i| [if i % 300 < 30 { 0 } else { 255 }; 3]).collect();
+        let wide = Picture::from_rgb(300, 100, rgb).unwrap();
+        let (cut, whole) = (plain.resize_and_crop(&wide), stretched.resize_and_crop(&wide));
+        // A tenth of the width is dark, which the middle square has nothing of.
+        let dark = |bytes: &[u8]| bytes.iter().filter(|byte| **byte < 128).count() as f64 / bytes.len() as f64;
+        assert!(dark(&cut) == 0.0 && (dark(&whole) - 0.1).abs() < 0.01, "{} and {}", dark(&cut), dark(&whole));
+        let square = Picture::from_rgb(90, 90, (0..90 * 90 * 3).map(|i| (i * 7 % 256) as u8).collect()).unwrap();
+        assert_eq!(plain.resize_and_crop(&square), stretched.resize_and_crop(&square));
     }
 
     #[test]
