@@ -103,8 +103,11 @@ fn templates(file: Option<&Path>) -> Result<Vec<String>> {
     }
 }
 
-/// Classes, which are folders, by name; and pictures, each with the number of its class.
-fn folders(images: &Path) -> Result<(Vec<String>, Vec<(PathBuf, usize)>)> {
+/// Pictures, each with the number of its class.
+type Classed = Vec<(PathBuf, usize)>;
+
+/// Classes, which are folders, by name, and their pictures.
+fn folders(images: &Path) -> Result<(Vec<String>, Classed)> {
     let fail = |e: std::io::Error| Error::System { file: base_name(images), cause: e.into() };
     let entries = std::fs::read_dir(images).map_err(fail)?;
     let entries = entries.map(|entry| Ok(entry.map_err(fail)?.path())).collect::<Result<Vec<PathBuf>>>()?;

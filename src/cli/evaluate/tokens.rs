@@ -35,7 +35,7 @@ fn split(chunk: &str, out: &mut Vec<String>) {
         return out.push(chunk.into());
     }
     // Between what is punctuation wherever it stands.
-    let parts = chunk.split(|c: char| matches!(c, '?' | '!' | ';' | '"' | '`'));
+    let parts = chunk.split(['?', '!', ';', '"', '`']);
     for part in parts.flat_map(|part| part.split("...")).flat_map(|part| part.split("--")) {
         for piece in commas(part) {
             word(piece, out);

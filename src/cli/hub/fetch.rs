@@ -48,7 +48,7 @@ pub fn fetch(name: &Name) -> Result<PathBuf> {
     };
     let fetching = Fetching { name, cache: &cache, repository: &repository, client: &client, listing: &listing };
     match &name.file {
-        Some(file) => fetching.bring(&[file.clone()])?,
+        Some(file) => fetching.bring(std::slice::from_ref(file))?,
         None => fetching.checkpoint()?,
     }
     repository.note(&name.revision, &listing.commit)?;
