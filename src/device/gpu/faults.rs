@@ -161,7 +161,10 @@ impl Faults {
     }
 
     fn guarded_poll(&self, device: &wgpu::Device, until: wgpu::PollType) {
-        let _ = self.guarded(|| device.poll(until));
+        // A lost device may have refused a submission; who waits for that one learns of the loss from those before it.
+        if let Ok(Err(wgpu::PollError::WrongSubmissionIndex(..))) = self.guarded(|| device.poll(until)) {
+            let _ = self.guarded(|| device.poll(wgpu::PollType::wait_indefinitely()));
+        }
     }
 
     /// Calls wgpu, which panics where a driver fails in ways that it does not expect: then the device is lost.

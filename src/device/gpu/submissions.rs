@@ -286,6 +286,8 @@ impl<I: Clone> Pace<I> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::gpu::Gpu;
+    use crate::device::gpu::adapter::candidates;
 
     /// Runs submissions of the current limit, one after another, at this many multiply-adds a second; returns the longest.
     fn run(pace: &mut Pace<u32>, now: &mut Instant, rate: f64, count: u32) -> Duration {
@@ -314,6 +316,19 @@ mod tests {
             assert!(run(&mut pace, &mut now, rate / 2.0, 5) <= WANTED);
             assert!(pace.submitted.longest > WANTED && pace.submitted.count == 26);
         }
+    }
+
+    /// Nothing waits for ever for a submission that the device, lost meanwhile, has refused.
+    #[test]
+    fn waiting_for_what_was_refused_ends() {
+        let candidate = pollster::block_on(candidates()).into_iter().next().expect("an adapter");
+        let gpu = pollster::block_on(Gpu::open(candidate)).unwrap();
+        let commands = || gpu.device.create_command_encoder(&Default::default()).finish();
+        let index = gpu.submissions.submit(commands(), 1).unwrap();
+        gpu.submissions.wait(index).unwrap();
+        gpu.lose_at(1);
+        let refused = gpu.submissions.submit(commands(), 1).unwrap();
+        assert_eq!(gpu.submissions.wait(refused).unwrap_err().code(), "E_DEVICE_LOST");
     }
 
     /// Work that ended unseen is no measure of the speed, nor is time in which the device had nothing to do.
