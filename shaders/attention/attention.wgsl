@@ -7,6 +7,7 @@
 #import shared/part
 #import shared/floats
 #import attention/common
+#import attention/masks
 #import attention/keys_in_{2}
 
 override PROBABILITIES: u32 = 0u;
@@ -32,86 +33,109 @@ fn product(start: u32) -> f32 {
     return sum;
 }
 
+// Where a workgroup stands.
+struct Place {
+    number: u32,
+    batch: u32,
+    head: u32,
+    row: u32,
+    lane: u32,
+}
+
+fn place_of(number: u32, lane: u32) -> Place {
+    return Place(number, number / p.rows / p.heads, number / p.rows % p.heads, number % p.rows, lane);
+}
+
+// Puts the scores of the keys from `block` to `end` into `weights`, and into out where those are asked for; returns the
+// highest of this lane.
+fn put_scores(place: Place, keys: Keys, block: u32, end: u32) -> f32 {
+    let head_in_k = p.k_column + place.head / p.heads_per_key * HEAD_DIM;
+    var highest = LOWEST;
+    // Lanes behind the last key work on it again: software adapters are fast only while all lanes go one way.
+    for (var base = block; base < end; base += LANES) {
+        let t = min(base + place.lane, end - 1u);
+        var score = LOWEST;
+        if base < keys.limit {
+            let product = product(key_row(place.batch, t) * p.k_width + head_in_k);
+            score = masked(product, place.batch, place.row, t, keys.before);
+        }
+        highest = max(highest, score);
+        weights[base - block + place.lane] = score;
+        if PROBABILITIES == 1u && base + place.lane < end {
+            out[place.number * p.out_width + t] = score;
+        }
+    }
+    return highest;
+}
+
+// The highest of all lanes' numbers.
+fn highest_of(x: f32, lane: u32) -> f32 {
+    partial[lane] = x;
+    workgroupBarrier();
+    var highest = LOWEST;
+    for (var i = 0u; i < LANES; i++) {
+        highest = max(highest, partial[i]);
+    }
+    return highest;
+}
+
+// Makes weights of the scores; returns the sum of this lane's.
+fn weigh(lane: u32, block: u32, end: u32, highest: f32) -> f32 {
+    var sum = 0.0;
+    for (var base = block; base < end; base += LANES) {
+        let w = weight(weights[base - block + lane] - highest);
+        if base + lane < end {
+            sum += w;
+        }
+        weights[base - block + lane] = w;
+    }
+    return sum;
+}
+
+// Scores become probabilities; there are none behind the last key.
+fn put_probabilities(place: Place, keys: u32, highest: f32, sum: f32) {
+    let to_row = place.number * p.out_width;
+    for (var t = place.lane; t < keys; t += LANES) {
+        out[to_row + t] = weight(out[to_row + t] - highest) / sum;
+    }
+    for (var t = keys + place.lane; t < p.out_width; t += LANES) {
+        out[to_row + t] = 0.0;
+    }
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let place = in_grid(group);
-    let number = place.x + place.y * GRID_X;
+    let in_group = in_grid(group);
+    let number = in_group.x + in_group.y * GRID_X;
     if number >= p.count {
         return;
     }
-    let row = number % p.rows;
-    let head = number / p.rows % p.heads;
-    let batch = number / p.rows / p.heads;
-    let head_in_k = p.k_column + head / p.heads_per_key * HEAD_DIM;
-    let head_in_v = p.v_column + head / p.heads_per_key * HEAD_DIM;
-    var keys = p.capacity;
-    var before = 0u;
-    if CACHED == 1u {
-        before = past[batch * p.past_stride];
-        keys = min(before + p.rows, p.capacity);
-    }
-    // Keys from here on are blocked.
-    var limit = keys;
-    if MASK == 1u || MASK == 2u {
-        limit = before + row + 1u;
-        if row < p.zero_queries {
-            limit = max(limit, p.zero_queries);
-        }
-        limit = min(limit, keys);
-    }
-
+    let place = place_of(number, lane);
+    let keys = keys_of(place.batch, place.row);
+    let from_q = (place.batch * p.rows + place.row) * p.q_width + p.q_column + place.head * HEAD_DIM;
     for (var i = lane; i < HEAD_DIM; i += LANES) {
-        query[i] = p.scale * q[(batch * p.rows + row) * p.q_width + p.q_column + head * HEAD_DIM + i];
+        query[i] = p.scale * q[from_q + i];
     }
     workgroupBarrier();
 
-    let to_row = number * p.out_width;
+    let head_in_v = p.v_column + place.head / p.heads_per_key * HEAD_DIM;
     var accumulated = array<f32, 4>(0.0, 0.0, 0.0, 0.0);   // elements lane, lane + LANES, ... of the head
     var highest = LOWEST;
     var sum = 0.0;   // of this lane's weights
-    for (var block = 0u; block < keys; block += BLOCK) {
-        let end = min(block + BLOCK, keys);
-        var lane_highest = LOWEST;
-        // Lanes behind the last key work on it again: software adapters are fast only while all lanes go one way.
-        for (var base = block; base < end; base += LANES) {
-            let t = min(base + lane, end - 1u);
-            var score = LOWEST;
-            if base < limit {
-                score = masked(product(key_row(batch, t) * p.k_width + head_in_k), batch, row, t, before);
-            }
-            lane_highest = max(lane_highest, score);
-            weights[base - block + lane] = score;
-            if PROBABILITIES == 1u && base + lane < end {
-                out[to_row + t] = score;
-            }
-        }
-        partial[lane] = lane_highest;
-        workgroupBarrier();
-        var new_highest = highest;
-        for (var i = 0u; i < LANES; i++) {
-            new_highest = max(new_highest, partial[i]);
-        }
+    for (var block = 0u; block < keys.count; block += BLOCK) {
+        let end = min(block + BLOCK, keys.count);
+        let new_highest = max(highest, highest_of(put_scores(place, keys, block, end), lane));
         let shrink = weight(highest - new_highest);
         highest = new_highest;
-        sum *= shrink;
-        for (var base = block; base < end; base += LANES) {
-            let w = weight(weights[base - block + lane] - highest);
-            if base + lane < end {
-                sum += w;
-            }
-            weights[base - block + lane] = w;
-        }
+        sum = sum * shrink + weigh(lane, block, end, highest);
         workgroupBarrier();
         if PROBABILITIES == 0u {
-            var seen = end;
-            if highest > LOWEST {
-                seen = min(end, limit);
-            }
+            let seen = select(end, min(end, keys.limit), highest > LOWEST);
             for (var j = 0u; j * LANES < HEAD_DIM; j++) {
                 let column = head_in_v + min(lane + j * LANES, HEAD_DIM - 1u);
                 var total = accumulated[j] * shrink;
                 for (var t = block; t < seen; t++) {
-                    total += weights[t - block] * value_at(key_row(batch, t) * p.v_width + column);
+                    total += weights[t - block] * value_at(key_row(place.batch, t) * p.v_width + column);
                 }
                 accumulated[j] = total;
             }
@@ -125,15 +149,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += partial[i];
     }
     if PROBABILITIES == 1u {
-        for (var t = lane; t < keys; t += LANES) {
-            out[to_row + t] = weight(out[to_row + t] - highest) / sum;
-        }
-        for (var t = keys + lane; t < p.out_width; t += LANES) {
-            out[to_row + t] = 0.0;
-        }
+        put_probabilities(place, keys.count, highest, sum);
         return;
     }
+    let to = ((place.batch * p.rows + place.row) * p.heads + place.head) * HEAD_DIM;
     for (var i = lane; i < HEAD_DIM; i += LANES) {
-        out[((batch * p.rows + row) * p.heads + head) * HEAD_DIM + i] = accumulated[i / LANES] / sum;
+        out[to + i] = accumulated[i / LANES] / sum;
     }
 }

@@ -8,6 +8,7 @@
 #import shared/floats
 #import shared/y_in_{0}
 #import attention/common
+#import attention/masks
 #import attention/keys_in_textures
 
 const LANES: u32 = 8u;
@@ -30,12 +31,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let piece = 4u * fours_per_piece;
     let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
     let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
-    var keys = p.capacity;
-    var before = 0u;
-    if CACHED == 1u {
-        before = past[batch * p.past_stride];
-        keys = min(before + 1u, p.capacity);
-    }
+    let keys = keys_of(batch, 0u);
     var query: array<vec4<f32>, FOURS>;
     var result: array<vec4<f32>, FOURS>;
     let from_q = batch * p.q_width + p.q_column + head * HEAD_DIM;
@@ -45,7 +41,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     var highest = LOWEST;   // of this invocation's scores
     var sum = 0.0;          // of its weights
-    for (var t = lane; t < keys; t += LANES) {
+    for (var t = lane; t < keys.count; t += LANES) {
         let row = key_row(batch, t);
         let from_k = row * (p.k_width / piece) + head_in_k;
         let from_v = row * (p.v_width / piece) + head_in_v;
@@ -57,7 +53,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 products += query[i + 1u] * four_of(x, K_FORMAT, 1u);
             }
         }
-        let score = masked(dot(products, vec4(1.0)), batch, 0u, t, before);
+        let score = masked(dot(products, vec4(1.0)), batch, 0u, t, keys.before);
         let new_highest = max(highest, score);
         let shrink = weight(highest - new_highest);
         let w = weight(score - new_highest);

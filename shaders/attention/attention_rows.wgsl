@@ -5,6 +5,7 @@
 #import shared/part
 #import shared/floats
 #import attention/common
+#import attention/masks
 #import attention/keys_in_{2}
 
 override LANES: u32 = 64u;
@@ -47,32 +48,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let head_in_k = p.k_column + head / p.heads_per_key * HEAD_DIM;
     let head_in_v = p.v_column + head / p.heads_per_key * HEAD_DIM + first;
     let from_q = (batch * p.rows + row) * p.q_width + p.q_column + head * HEAD_DIM;
-    var keys = p.capacity;
-    var before = 0u;
-    if CACHED == 1u {
-        before = past[batch * p.past_stride];
-        keys = min(before + p.rows, p.capacity);
-    }
-    // Keys from here on are blocked.
-    var limit = keys;
-    if MASK == 1u || MASK == 2u {
-        limit = before + row + 1u;
-        if row < p.zero_queries {
-            limit = max(limit, p.zero_queries);
-        }
-        limit = min(limit, keys);
-    }
+    let keys = keys_of(batch, row);
     var accumulated: array<vec4<f32>, 8>;
     var highest = LOWEST;
     var sum = 0.0;
-    for (var t = 0u; t < keys; t++) {
-        if t >= limit && highest > LOWEST {
+    for (var t = 0u; t < keys.count; t++) {
+        if t >= keys.limit && highest > LOWEST {
             break;
         }
         let at = key_row(batch, t);
         var score = LOWEST;
-        if t < limit {
-            score = masked(product(from_q, at * p.k_width + head_in_k), batch, row, t, before);
+        if t < keys.limit {
+            score = masked(product(from_q, at * p.k_width + head_in_k), batch, row, t, keys.before);
         }
         let new_highest = max(highest, score);
         let shrink = weight(highest - new_highest);

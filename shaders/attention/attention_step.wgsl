@@ -16,6 +16,7 @@
 #import shared/part
 #import shared/floats
 #import attention/common
+#import attention/masks
 
 override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
 override V_FORMAT: u32 = 0u;       // the same
@@ -133,6 +134,30 @@ fn query_part(start: u32, share: u32, i: u32) -> vec4<f32> {
     return p.scale * vec4(q[at], q[at + 1u], q[at + 2u], q[at + 3u]);
 }
 
+fn dot_of(x: Share, y: Share) -> f32 {
+    var product = dot(x.a, y.a) + dot(x.b, y.b);
+    if HEAD_DIM > 64u {
+        product += dot(x.c, y.c) + dot(x.d, y.d);
+    }
+    return product;
+}
+
+fn scaled(x: Share, by: f32) -> Share {
+    return Share(x.a * by, x.b * by, x.c * by, x.d * by);
+}
+
+// x + by * y
+fn add_weighted(x: Share, by: f32, y: Share) -> Share {
+    var sum = x;
+    sum.a += by * y.a;
+    sum.b += by * y.b;
+    if HEAD_DIM > 64u {
+        sum.c += by * y.c;
+        sum.d += by * y.d;
+    }
+    return sum;
+}
+
 // A store into a component of a vector may touch all of it, so lanes store into an array.
 fn four_scores(at: u32) -> vec4<f32> {
     return vec4(scores[at], scores[at + 1u], scores[at + 2u], scores[at + 3u]);
@@ -149,100 +174,10 @@ fn put_four(to: u32, value: vec4<f32>) {
     out[to + 3u] = value.w;
 }
 
-@compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let place = in_grid(workgroup);
-    let number = place.x + place.y * GRID_X;
-    if number >= p.count * PARTS {
-        return;
-    }
-    let strip = number % PARTS;
-    let head = number / PARTS % p.heads;
-    let batch = number / PARTS / p.heads;
-    let piece = select(4u, 8u, K_FORMAT == 1u);
-    let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
-    let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
-    let k_pieces = p.k_width / piece;
-    let v_pieces = p.v_width / piece;
-    var keys = p.capacity;
-    var before = 0u;
-    if CACHED == 1u {
-        before = past[batch * p.past_stride];
-        keys = min(before + 1u, p.capacity);
-    }
-    let group = lane / SHARES;
-    let share = lane % SHARES;
-    let from_q = batch * p.q_width + p.q_column + head * HEAD_DIM;
-    let query = Share(
-        query_part(from_q, share, 0u),
-        query_part(from_q, share, 1u),
-        query_part(from_q, share, 2u),
-        query_part(from_q, share, 3u),
-    );
-
-    var result = Share(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
-    var highest = LOWEST;   // of this group's scores
-    var sum = 0.0;          // of this group's weights
-    for (var block = strip * BLOCK; block < keys; block += PARTS * BLOCK) {
-        let first = block + group * SHARES;
-        let end = min(first + SHARES, keys);
-        for (var t = first; t < end; t++) {
-            let x = key_share(key_row(batch, t) * k_pieces + head_in_k, share);
-            var product = dot(query.a, x.a) + dot(query.b, x.b);
-            if HEAD_DIM > 64u {
-                product += dot(query.c, x.c) + dot(query.d, x.d);
-            }
-            products[share * STRIDE + t - block] = product;
-        }
-        workgroupBarrier();
-        var score = LOWEST;
-        if block + lane < keys {
-            score = 0.0;
-            for (var i = 0u; i < SHARES; i++) {
-                score += products[i * STRIDE + lane];
-            }
-            score = masked(score, batch, 0u, block + lane, before);
-        }
-        scores[lane] = score;
-        workgroupBarrier();
-        let scores_a = four_scores(group * SHARES);
-        let scores_b = four_scores(group * SHARES + 4u);
-        let new_highest = max(highest, max(largest(scores_a), largest(scores_b)));
-        let shrink = weight(highest - new_highest);
-        highest = new_highest;
-        sum *= shrink;
-        result.a *= shrink;
-        result.b *= shrink;
-        result.c *= shrink;
-        result.d *= shrink;
-        for (var t = first; t < end; t++) {
-            let i = t - first;
-            let w = weight(select(scores_b, scores_a, i < 4u)[i % 4u] - highest);
-            sum += w;
-            let x = value_share(key_row(batch, t) * v_pieces + head_in_v, share);
-            result.a += w * x.a;
-            result.b += w * x.b;
-            if HEAD_DIM > 64u {
-                result.c += w * x.c;
-                result.d += w * x.d;
-            }
-        }
-    }
-
-    if share == 0u {
-        highests[group] = highest;
-        sums[group] = sum;
-    }
-    let at = group * 4u * SHARES + share;
-    results[at] = result.a;
-    results[at + SHARES] = result.b;
-    results[at + 2u * SHARES] = result.c;
-    results[at + 3u * SHARES] = result.d;
-    workgroupBarrier();
-    // Half of the lanes join a share's part each.
-    let part = lane / SHARES;
-    let element = 4u * four(share, part);
-    if part >= 4u || element >= HEAD_DIM {
+// Joins what the groups found, half of the lanes a share's part each.
+fn join_groups(number: u32, lane: u32) {
+    let element = 4u * four(lane % SHARES, lane / SHARES);
+    if lane / SHARES >= 4u || element >= HEAD_DIM {
         return;
     }
     var most = LOWEST;
@@ -265,4 +200,79 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     } else {
         put_four(number * HEAD_DIM + element, total / weights);
     }
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let place = in_grid(workgroup);
+    let number = place.x + place.y * GRID_X;
+    if number >= p.count * PARTS {
+        return;
+    }
+    let strip = number % PARTS;
+    let head = number / PARTS % p.heads;
+    let batch = number / PARTS / p.heads;
+    let piece = select(4u, 8u, K_FORMAT == 1u);
+    let head_in_k = (p.k_column + head / p.heads_per_key * HEAD_DIM) / piece;
+    let head_in_v = (p.v_column + head / p.heads_per_key * HEAD_DIM) / piece;
+    let k_pieces = p.k_width / piece;
+    let v_pieces = p.v_width / piece;
+    let keys = keys_of(batch, 0u);
+    let group = lane / SHARES;
+    let share = lane % SHARES;
+    let from_q = batch * p.q_width + p.q_column + head * HEAD_DIM;
+    let query = Share(
+        query_part(from_q, share, 0u),
+        query_part(from_q, share, 1u),
+        query_part(from_q, share, 2u),
+        query_part(from_q, share, 3u),
+    );
+
+    var result = Share(vec4(0.0), vec4(0.0), vec4(0.0), vec4(0.0));
+    var highest = LOWEST;   // of this group's scores
+    var sum = 0.0;          // of this group's weights
+    for (var block = strip * BLOCK; block < keys.count; block += PARTS * BLOCK) {
+        let first = block + group * SHARES;
+        let end = min(first + SHARES, keys.count);
+        for (var t = first; t < end; t++) {
+            let x = key_share(key_row(batch, t) * k_pieces + head_in_k, share);
+            products[share * STRIDE + t - block] = dot_of(query, x);
+        }
+        workgroupBarrier();
+        var score = LOWEST;
+        if block + lane < keys.count {
+            score = 0.0;
+            for (var i = 0u; i < SHARES; i++) {
+                score += products[i * STRIDE + lane];
+            }
+            score = masked(score, batch, 0u, block + lane, keys.before);
+        }
+        scores[lane] = score;
+        workgroupBarrier();
+        let scores_a = four_scores(group * SHARES);
+        let scores_b = four_scores(group * SHARES + 4u);
+        let new_highest = max(highest, max(largest(scores_a), largest(scores_b)));
+        let shrink = weight(highest - new_highest);
+        highest = new_highest;
+        sum *= shrink;
+        result = scaled(result, shrink);
+        for (var t = first; t < end; t++) {
+            let i = t - first;
+            let w = weight(select(scores_b, scores_a, i < 4u)[i % 4u] - highest);
+            sum += w;
+            result = add_weighted(result, w, value_share(key_row(batch, t) * v_pieces + head_in_v, share));
+        }
+    }
+
+    if share == 0u {
+        highests[group] = highest;
+        sums[group] = sum;
+    }
+    let at = group * 4u * SHARES + share;
+    results[at] = result.a;
+    results[at + SHARES] = result.b;
+    results[at + 2u * SHARES] = result.c;
+    results[at + 3u * SHARES] = result.d;
+    workgroupBarrier();
+    join_groups(number, lane);
 }

@@ -9,6 +9,7 @@
 #import shared/part
 #import shared/floats
 #import attention/common
+#import attention/masks
 
 override K_FORMAT: u32 = 0u;       // 0 f32, 1 f16: rows, columns and heads are whole 16-byte pieces
 override V_FORMAT: u32 = 0u;       // the same

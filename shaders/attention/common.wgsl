@@ -1,11 +1,10 @@
 // What the kernels of attention share: parameters, all operands but keys and values, which rows keys are, and masks.
-// Gives: HEAD_DIM, CACHED, MASK, p, q, past, key_row, masked, weight.
+// Gives: HEAD_DIM, CACHED, p, q, past, mask, key_row, Keys, keys_of.
 
-#import shared/floats
+#import attention/masks
 
 override HEAD_DIM: u32 = 64u;
 override CACHED: u32 = 0u;         // keys lie where table says; otherwise in rows one after another
-override MASK: u32 = 0u;           // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 
 struct Params {
     count: u32,         // batch * heads * rows
@@ -40,27 +39,26 @@ fn key_row(batch: u32, t: u32) -> u32 {
     return batch % p.batches * p.capacity + t;
 }
 
-fn masked(score: f32, batch: u32, row: u32, t: u32, before: u32) -> f32 {
-    if MASK == 0u {
-        return score;
-    }
-    if MASK == 3u {
-        let bits = mask[(batch * p.rows + row) * p.mask_width + t];
-        // Negative infinity, which WGSL need not know, counts as LOWEST.
-        if bits == 0xff800000u {
-            return LOWEST;
-        }
-        return max(score + bitcast<f32>(bits), LOWEST);
-    }
-    var visible = t <= before + row;
-    if MASK == 2u {
-        visible = visible && mask[batch * p.mask_width + t] != 0u;
-    }
-    visible = visible || (row < p.zero_queries && t < p.zero_queries);
-    return select(LOWEST, score, visible);
+// The keys of a row of q: `count`, the first `before` of which were there before this call's; it sees none from `limit` on.
+struct Keys {
+    before: u32,
+    count: u32,
+    limit: u32,
 }
 
-// exp of a number that is not positive; exactly 0 far down, whatever the adapter's exp does there.
-fn weight(x: f32) -> f32 {
-    return select(0.0, exp(x), x > -87.0);
+fn keys_of(batch: u32, row: u32) -> Keys {
+    var keys = Keys(0u, p.capacity, p.capacity);
+    if CACHED == 1u {
+        keys.before = past[batch * p.past_stride];
+        keys.count = min(keys.before + p.rows, p.capacity);
+        keys.limit = keys.count;
+    }
+    if MASK == 1u || MASK == 2u {
+        var limit = keys.before + row + 1u;
+        if row < p.zero_queries {
+            limit = max(limit, p.zero_queries);
+        }
+        keys.limit = min(limit, keys.count);
+    }
+    return keys;
 }

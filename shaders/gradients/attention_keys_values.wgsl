@@ -3,6 +3,7 @@
 
 #import shared/grid
 #import shared/floats
+#import attention/masks
 #import gradients/attention_shared
 
 override LANES: u32 = 64u;
@@ -37,7 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let head = kv_head * p.heads_per_key + query / p.rows % p.heads_per_key;
             let row = query % p.rows;
             let at = 3u * ((batch * p.heads + head) * p.rows + row);
-            let score = masked(score_of(query_start(batch, head, row), key_start(batch, head, t)), batch, row, t);
+            let score = masked(score_of(query_start(batch, head, row), key_start(batch, head, t)), batch, row, t, 0u);
             probability = weight(score - stats[at]) / stats[at + 1u];
             if score > LOWEST && probability > 0.0 {
                 let start = result_start(batch, head, row);

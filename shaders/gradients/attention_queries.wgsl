@@ -3,6 +3,7 @@
 
 #import shared/grid
 #import shared/floats
+#import attention/masks
 #import gradients/attention_shared
 
 override LANES: u32 = 64u;
@@ -32,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let t = first + lane;
         var value = 0.0;
         if t < p.keys {
-            let score = masked(score_of(from_q, key_start(batch, head, t)), batch, row, t);
+            let score = masked(score_of(from_q, key_start(batch, head, t)), batch, row, t, 0u);
             if score > LOWEST {
                 let from_v = value_start(batch, head, t);
                 var product = 0.0;

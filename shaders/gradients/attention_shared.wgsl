@@ -1,11 +1,10 @@
 // What the kernels of attention's gradient share: parameters, the operands that all of them read, masks, probabilities.
 // Keys of sequence b are rows (b % batches) * keys ..: several sequences may share some.
-// Gives: HEAD_DIM, MASK, p, q, k, v, query_start, key_start, value_start, result_start, score_of, masked, weight.
+// Gives: HEAD_DIM, p, q, k, v, query_start, key_start, value_start, result_start, score_of, mask.
 
-#import shared/floats
+#import attention/masks
 
 override HEAD_DIM: u32 = 64u;
-override MASK: u32 = 0u;   // 0 none, 1 causal, 2 causal and mask of keys, 3 additive
 
 struct Params {
     batch: u32,
@@ -55,29 +54,4 @@ fn score_of(from_q: u32, from_k: u32) -> f32 {
         sum += p.scale * q[from_q + i] * k[from_k + i];
     }
     return sum;
-}
-
-// The score with the mask's part in it; LOWEST where the key is blocked.
-fn masked(score: f32, batch: u32, row: u32, t: u32) -> f32 {
-    if MASK == 0u {
-        return score;
-    }
-    if MASK == 3u {
-        let bits = mask[(batch * p.rows + row) * p.mask_width + t];
-        if bits == 0xff800000u {
-            return LOWEST;
-        }
-        return max(score + bitcast<f32>(bits), LOWEST);
-    }
-    var visible = t <= row;
-    if MASK == 2u {
-        visible = visible && mask[batch * p.mask_width + t] != 0u;
-    }
-    visible = visible || (row < p.zero_queries && t < p.zero_queries);
-    return select(LOWEST, score, visible);
-}
-
-// exp of a number that is not positive; exactly 0 far down.
-fn weight(x: f32) -> f32 {
-    return select(0.0, exp(x), x > -87.0);
 }

@@ -4,6 +4,7 @@
 #import shared/grid
 #import shared/reductions
 #import shared/floats
+#import attention/masks
 #import gradients/attention_shared
 
 override LANES: u32 = 64u;
@@ -26,7 +27,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var highest = LOWEST;
     var sum = 0.0;
     for (var t = lane; t < p.keys; t += LANES) {
-        let score = masked(score_of(from_q, key_start(batch, head, t)), batch, row, t);
+        let score = masked(score_of(from_q, key_start(batch, head, t)), batch, row, t, 0u);
         let higher = max(highest, score);
         sum = sum * weight(highest - higher) + weight(score - higher);
         highest = higher;

@@ -12,6 +12,7 @@ pub(crate) const IMPORTS: &[Import] = imports![
     "attention/common",
     "attention/keys_in_buffers",
     "attention/keys_in_textures",
+    "attention/masks",
     "cache/cache_in_buffers",
     "cache/cache_in_textures",
     "gradients/attention_shared",
