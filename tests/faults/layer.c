@@ -15,8 +15,8 @@
 #include <vulkan/vk_layer.h>
 #include <vulkan/vulkan.h>
 
-#define KINDS(X) X(device) X(alloc) X(map) X(buffer) X(image) X(view) X(module) X(layout) X(pipeline) X(pool) X(set) \
-    X(commands) X(begin) X(end) X(fence) X(semaphore) X(submit) X(wait)
+#define KINDS(X) X(instance) X(device) X(alloc) X(map) X(buffer) X(image) X(view) X(module) X(layout) X(pipeline) X(pool) \
+    X(set) X(commands) X(begin) X(end) X(fence) X(semaphore) X(submit) X(wait)
 enum {
 #define NAME(kind) kind,
     KINDS(NAME)
@@ -54,7 +54,7 @@ static uint64_t counts[COUNT], held, most, first, limit;
 static int kind = -1, on;
 static char fault[64];
 static PFN_vkGetInstanceProcAddr next_instance;
-static VkInstance instance;
+static VkInstance made;
 
 static void write_log(void) {
     const char *path = getenv("QLLAMA_FAULT_LOG");
@@ -65,16 +65,17 @@ static void write_log(void) {
     fclose(file);
 }
 
-static void read_fault(void) {
+// Whether counting begins anew.
+static int read_fault(void) {
     const char *now = getenv("QLLAMA_FAULT");
     if (!now) now = "";
-    if (!strncmp(now, fault, sizeof fault - 1)) return;
+    if (!strncmp(now, fault, sizeof fault - 1)) return 0;
     write_log();
     snprintf(fault, sizeof fault, "%s", now);
     memset(counts, 0, sizeof counts);
     kind = -1, limit = 0, most = held;
     const char *colon = strchr(fault, ':');
-    if (!colon) return;
+    if (!colon) return 1;
     char *end;
     first = strtoull(colon + 1, &end, 10);
     on = *end == '+';
@@ -82,6 +83,7 @@ static void read_fault(void) {
     if (length == 5 && !strncmp(fault, "bytes", 5)) limit = first;
     for (int i = 0; i < COUNT; i++)
         if (strlen(NAMES[i]) == length && !strncmp(fault, NAMES[i], length)) kind = i;
+    return 1;
 }
 
 static int fails(int what) {
@@ -199,12 +201,13 @@ static VKAPI_ATTR void VKAPI_CALL our_DestroyDevice(VkDevice d, HOST) {
     if (!chain) return VK_ERROR_INITIALIZATION_FAILED;
 
 OURS our_CreateInstance(const VkInstanceCreateInfo *info, HOST, VkInstance *out) {
-    read_fault();
+    // The instance by which a test has counting begin is none of those that it counts.
+    if (!read_fault() && fails(instance)) return VK_ERROR_OUT_OF_HOST_MEMORY;
     LINK(VkLayerInstanceCreateInfo, info, VK_STRUCTURE_TYPE_LOADER_INSTANCE_CREATE_INFO)
     next_instance = chain->u.pLayerInfo->pfnNextGetInstanceProcAddr;
     chain->u.pLayerInfo = chain->u.pLayerInfo->pNext;
     VkResult result = ((PFN_vkCreateInstance)next_instance(NULL, "vkCreateInstance"))(info, host, out);
-    if (result == VK_SUCCESS) instance = *out;
+    if (result == VK_SUCCESS) made = *out;
     return result;
 }
 
@@ -214,7 +217,7 @@ OURS our_CreateDevice(VkPhysicalDevice physical, const VkDeviceCreateInfo *info,
     PFN_vkGetInstanceProcAddr get_instance = chain->u.pLayerInfo->pfnNextGetInstanceProcAddr;
     PFN_vkGetDeviceProcAddr get = chain->u.pLayerInfo->pfnNextGetDeviceProcAddr;
     chain->u.pLayerInfo = chain->u.pLayerInfo->pNext;
-    VkResult result = ((PFN_vkCreateDevice)get_instance(instance, "vkCreateDevice"))(physical, info, host, out);
+    VkResult result = ((PFN_vkCreateDevice)get_instance(made, "vkCreateDevice"))(physical, info, host, out);
     if (result != VK_SUCCESS) return result;
     struct device *device = devices;
     while (device->key) device++;
