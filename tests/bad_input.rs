@@ -409,6 +409,8 @@ fn names_and_numbers() {
     let table = printed(&["match", "--adapter", "cpu", "--image", &file, "--text", "cat"]);
     assert!(table.contains("a\\u001b[31m\\u009b2J.png") && !table.contains('\u{1b}'), "{table:?}");
     fails(&["caption", "--adapter", "cpu", &temp.file("b\u{1b}.png")], "E_IO", &["b\\u{1b}.png"]);
+    let listed = printed(&["caption", "--dry-run", temp.folder()]);
+    assert!(listed.ends_with("a\\u001b[31m\\u009b2J.png\n") && !listed.contains('\u{1b}'), "{listed:?}");
     let generate = |n: &str, code: &str, words: &str| {
         fails(&["generate", "--adapter", "cpu", "--prompt", "a", "--max-new-tokens", n], code, &[words]);
     };

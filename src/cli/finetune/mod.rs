@@ -318,12 +318,12 @@ impl Run<'_> {
 
     /// Says what was done, and what to do with it.
     fn tell(&self, trainer: &Trainer<'_>, held: &Held, finished: bool) {
-        let out = self.args.out.display();
+        let out = self.args.out.to_string_lossy();
         if self.args.common.json {
             say!(
                 "{}",
                 serde_json::json!({
-                    "steps": trainer.steps(), "finished": finished, "adapter": out.to_string(),
+                    "steps": trainer.steps(), "finished": finished, "adapter": out,
                     "held_back": held.count, "held_back_right": held.right,
                 })
             );
@@ -336,7 +336,9 @@ impl Run<'_> {
         if held.count > 0 {
             say!("{} of {} held back pictures are named right", held.right, held.count);
         }
-        let model = self.args.common.model.as_ref().map(|path| format!("--model {} ", path.display()));
+        let out = out::name(&out);
+        let model = self.args.common.model.as_ref().map(|path| path.to_string_lossy());
+        let model = model.map(|path| format!("--model {} ", out::name(&path)));
         say!("wrote {out} after {} steps", trainer.steps());
         say!("use it: qllama caption {}--adapter-weights {out} picture.png", model.unwrap_or_default());
     }
