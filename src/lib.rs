@@ -44,6 +44,7 @@
 //! |---|---|---|
 //! | `error` | codes and facts | |
 //! | `panics` | those of other crates, caught | |
+//! | `room` | host memory of a size that inputs choose | |
 //! | `device` | tensors, recordings, and what plays them: a GPU, or the CPU | `wgpu` in `device/gpu` |
 //! | `text` | tokenizers | |
 //! | `files` | safetensors, GGUF, config.json: bytes in, checked structures out | `std::fs` in `files` |
@@ -70,6 +71,7 @@ mod ops;
 mod panics;
 #[cfg(not(target_arch = "wasm32"))]
 mod quantize;
+mod room;
 #[cfg(test)]
 #[path = "../tests/common/shared.rs"]
 mod shared;

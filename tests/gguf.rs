@@ -350,7 +350,7 @@ fn dequantized(path: &Path) -> Memory {
                     |b: &[u8], i: usize| half(b) * f32::from((b[4 + i % 16] >> (i / 16 * 4)) & 15) + half(&b[2..]);
                 bytes.chunks(20).flat_map(|b| (0..32).map(move |i| element(b, i))).collect()
             }
-            dtype => dtype.to_f32(&bytes),
+            dtype => dtype.to_f32("", &bytes).unwrap(),
         };
         let shape: Vec<usize> = info.shape.iter().map(|&n| n as usize).collect();
         let mut out = values.clone();

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use crate::device::recording::{Call, Dispatch, HostBuffer, Recording};
 use crate::device::tensor::Tensor;
 use crate::error::{Error, Result};
+use crate::room::zeros;
 
 /// Host memory by tensor id.
 #[derive(Default)]
@@ -21,8 +22,10 @@ pub struct HostPlan {
 }
 
 impl Host {
-    pub fn alloc(&self, tensor: Tensor) {
-        self.buffers.lock().unwrap().insert(tensor.id, RefCell::new(vec![0; tensor.size_bytes().div_ceil(4)]));
+    pub fn alloc(&self, tensor: Tensor) -> Result<()> {
+        let words = zeros("the CPU executor", tensor.size_bytes().div_ceil(4))?;
+        self.buffers.lock().unwrap().insert(tensor.id, RefCell::new(words));
+        Ok(())
     }
 
     pub fn free(&self, id: u32) {

@@ -12,6 +12,11 @@ use crate::device::scratch::share_scratch;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::error::{Error, Result};
 use crate::panics::caught;
+use crate::room::zeros;
+
+/// What needs memory, for messages.
+const READ: &str = "what was computed";
+const HOST_HINT: &str = "close other programs, or take a checkpoint with weights of 4 or 8 bits";
 
 /// A place that runs recordings. Cloning it is cheap and names the same place.
 #[derive(Clone)]
@@ -116,6 +121,9 @@ impl Device {
     fn with_held(&self, error: Error) -> Error {
         match error {
             Error::OutOfMemory { asked, hint, .. } => Error::OutOfMemory { asked, held: self.memory().0, hint },
+            Error::HostMemory { asked, .. } => {
+                Error::OutOfMemory { asked, held: self.memory().0, hint: HOST_HINT.into() }
+            }
             other => other,
         }
     }
@@ -242,7 +250,7 @@ impl Device {
 
     /// The bytes of a whole tensor, in a buffer or a texture, after all work started before.
     pub async fn read_bytes(&self, tensor: Tensor) -> Result<Vec<u8>> {
-        let mut out = vec![0; tensor.size_bytes()];
+        let mut out = zeros(READ, tensor.size_bytes())?;
         self.reader(tensor.held_bytes())?.read(&[tensor], &mut out).await?;
         Ok(out)
     }
@@ -250,12 +258,18 @@ impl Device {
     /// The values of an f32 tensor, after all work started before.
     pub async fn read_f32(&self, tensor: Tensor) -> Result<Vec<f32>> {
         assert_eq!(tensor.dtype, DType::F32, "read_f32 of {tensor:?}");
-        Ok(bytemuck::pod_collect_to_vec(&self.read_bytes(tensor).await?))
+        self.read_words(tensor).await
     }
 
     /// The values of a u32 tensor, after all work started before.
     pub async fn read_u32(&self, tensor: Tensor) -> Result<Vec<u32>> {
-        Ok(bytemuck::pod_collect_to_vec(&self.read_bytes(tensor).await?))
+        self.read_words(tensor).await
+    }
+
+    async fn read_words<T: bytemuck::Pod + Default>(&self, tensor: Tensor) -> Result<Vec<T>> {
+        let mut out = zeros(READ, tensor.size_bytes() / size_of::<T>())?;
+        self.reader(tensor.held_bytes())?.read(&[tensor], bytemuck::cast_slice_mut(&mut out)).await?;
+        Ok(out)
     }
 }
 
@@ -322,7 +336,7 @@ impl Pool {
         }
         match &inner.place {
             Place::Gpu(gpu) => gpu.alloc(tensor).map_err(|e| self.device.with_held(e))?,
-            Place::Host(host) => host.alloc(tensor),
+            Place::Host(host) => host.alloc(tensor).map_err(|e| self.device.with_held(e))?,
         }
         let held = inner.held_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         inner.peak_bytes.fetch_max(held, Ordering::Relaxed);

@@ -10,6 +10,7 @@ use crate::files::config::Config;
 use crate::files::gguf::{self, BlockType, Gguf};
 use crate::files::safetensors::{self, Shards, TensorType};
 use crate::files::source::{Source, not_found, read_small};
+use crate::room::zeros;
 use std::fmt;
 
 const CONFIG: &str = "config.json";
@@ -57,13 +58,16 @@ impl ElementType {
         }
     }
 
-    /// Stored elements as f32.
+    /// Stored elements as f32; `what` is what they are, for the message.
+    ///
+    /// # Errors
+    /// `E_OOM`.
     ///
     /// # Panics
     /// When the type is none of [`ElementType::FLOATS`].
-    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+    pub fn to_f32(self, what: &str, bytes: &[u8]) -> Result<Vec<f32>> {
         match self {
-            ElementType::Number(number) => number.to_f32(bytes),
+            ElementType::Number(number) => number.to_f32(what, bytes),
             ElementType::Block(block) => panic!("{block} is packed"),
         }
     }
@@ -271,7 +275,7 @@ impl Checkpoint {
         };
         let last = first + out.len() / row_bytes;
         let (from, to) = (first / head * head, last.next_multiple_of(head));
-        let mut stored = vec![0; (to - from) * row_bytes];
+        let mut stored = zeros(&printable(&tensor.name), (to - from) * row_bytes)?;
         self.read(tensor, (from * row_bytes) as u64, &mut stored).await?;
         for (row, out) in (first..last).zip(out.chunks_mut(row_bytes)) {
             let (half, i) = (row % head / (head / 2), row % (head / 2));

@@ -4,6 +4,7 @@
 //! cut short while it is read gives [`Error::Truncated`] and not a signal.
 
 use crate::error::{Error, Result, printable};
+use crate::room::zeros;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -77,7 +78,7 @@ pub async fn read_small(source: &dyn Source, name: &str, cap: u64) -> Result<Opt
         let reason = format!("{size} bytes, and at most {cap} are read of such a file");
         return Err(Error::Io { file: name.into(), reason });
     }
-    let mut bytes = vec![0; size as usize];
+    let mut bytes = zeros(name, size as usize)?;
     source.read(name, 0, &mut bytes).await?;
     match impostor(&bytes) {
         Some(reason) => Err(Error::Io { file: name.into(), reason: reason.into() }),
@@ -151,6 +152,7 @@ pub(crate) use folder::{base_name, io_error, open_regular, read_limited};
 #[cfg(not(target_arch = "wasm32"))]
 mod folder {
     use super::*;
+    use crate::room::more as more_room;
     use std::fs::{File, Metadata};
     use std::io::{ErrorKind, Read};
     use std::path::{Path, PathBuf};
@@ -289,9 +291,7 @@ mod folder {
             }
             // One byte of room more, where the end shows.
             let asked = more + 1;
-            if bytes.try_reserve_exact(asked as usize).is_err() {
-                return Err(Error::HostMemory { what: name, asked: bytes.len() as u64 + asked });
-            }
+            more_room(&name, &mut bytes, asked as usize)?;
             if file.by_ref().take(asked).read_to_end(&mut bytes).map_err(fail)? < asked as usize {
                 return Ok(bytes);
             }

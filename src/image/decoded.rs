@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::image::picture::{MAX_PIXELS, fits};
+use crate::room::room;
 
 /// What a decoder made of a file.
 pub(super) struct Decoded {
@@ -27,17 +28,7 @@ impl Name<'_> {
             let expected = format!("expected at least 1 x 1 pixels and at most {MAX_PIXELS} in all");
             return Err(self.fail(format!("{expected}, found {width} x {height}")));
         }
-        room(bytes).map(drop).ok_or_else(|| self.out_of_memory(bytes))
+        // Decoders do not ask.
+        room::<u8>(self.0, usize::try_from(bytes).unwrap_or(usize::MAX)).map(drop)
     }
-
-    pub(super) fn out_of_memory(&self, asked: u64) -> Error {
-        Error::HostMemory { what: self.0.into(), asked }
-    }
-}
-
-/// An empty vector with room for `bytes`, where the computer has that much. Decoders end the program where it has not.
-pub(super) fn room(bytes: u64) -> Option<Vec<u8>> {
-    let mut room = Vec::new();
-    room.try_reserve_exact(usize::try_from(bytes).ok()?).ok()?;
-    Some(room)
 }

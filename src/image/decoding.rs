@@ -6,12 +6,13 @@ use image::{DynamicImage, RgbImage, metadata::Orientation};
 use crate::error::Result;
 #[cfg(not(target_arch = "wasm32"))]
 use crate::files::source::{base_name, read_limited};
-use crate::image::decoded::{Decoded, Name, room};
+use crate::image::decoded::{Decoded, Name};
 #[cfg(not(target_arch = "wasm32"))]
 use crate::image::picture::MAX_PIXELS;
 use crate::image::picture::Picture;
 use crate::image::{jpeg, png, webp};
 use crate::panics::caught;
+use crate::room::room;
 
 /// Most bytes that a file of a picture may have: as many as the largest picture takes that is not compressed at all.
 #[cfg(not(target_arch = "wasm32"))]
@@ -103,7 +104,7 @@ pub fn decode(file_name: &str, bytes: &[u8], apply_orientation: bool) -> Result<
 
 fn upright(name: &Name<'_>, decoded: Decoded, orientation: Orientation) -> Result<Picture> {
     let Decoded { width, height, samples, channels, .. } = decoded;
-    let rgb = to_rgb(samples, channels).map_err(|asked| name.out_of_memory(asked))?;
+    let rgb = to_rgb(name, samples, channels)?;
     if orientation == Orientation::NoTransforms {
         return Picture::from_rgb(width, height, rgb);
     }
@@ -114,11 +115,10 @@ fn upright(name: &Name<'_>, decoded: Decoded, orientation: Orientation) -> Resul
     Picture::from_rgb(width, height, picture.into_rgb8().into_raw())
 }
 
-/// RGB of pixels of 1 to 4 channels, in place where that is possible; where there is no memory, what was asked for.
-fn to_rgb(mut samples: Vec<u8>, channels: usize) -> std::result::Result<Vec<u8>, u64> {
+/// RGB of pixels of 1 to 4 channels, in place where that is possible.
+fn to_rgb(name: &Name<'_>, mut samples: Vec<u8>, channels: usize) -> Result<Vec<u8>> {
     if channels <= 2 {
-        let bytes = samples.len() / channels * 3;
-        let mut rgb = room(bytes as u64).ok_or(bytes as u64)?;
+        let mut rgb = room(name.0, samples.len() / channels * 3)?;
         rgb.extend(samples.iter().step_by(channels).flat_map(|&grey| [grey; 3]));
         return Ok(rgb);
     }

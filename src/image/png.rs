@@ -6,6 +6,7 @@ use ::png::{Decoder, DecodingError, Limits, Transformations};
 
 use crate::error::Result;
 use crate::image::decoded::{Decoded, Name};
+use crate::room::zeros;
 
 /// Bytes that chunks beside the pixels may take.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -25,7 +26,7 @@ pub(super) fn decode(name: &Name<'_>, bytes: &[u8]) -> Result<Decoded> {
     name.check((width, height), pixels.saturating_mul(4 + 3) + rows(width) + bytes.len() as u64)?;
     let mut reader = decoder.read_info().map_err(whole)?;
     let size = reader.output_buffer_size().ok_or_else(|| whole(DecodingError::LimitsExceeded))?;
-    let mut samples = vec![0; size];
+    let mut samples = zeros(name.0, size)?;
     let frame = reader.next_frame(&mut samples).map_err(whole)?;
     if (frame.width, frame.height) != (width, height) {
         let found = format!("its first frame has {} x {}", frame.width, frame.height);

@@ -6,6 +6,7 @@ use image_webp::{DecodingError, WebPDecoder};
 
 use crate::error::Result;
 use crate::image::decoded::{Decoded, Name};
+use crate::room::zeros;
 
 pub(super) fn decode(name: &Name<'_>, bytes: &[u8]) -> Result<Decoded> {
     let whole = |e: DecodingError| name.fail(format!("expected a whole WebP picture: {e}"));
@@ -18,7 +19,7 @@ pub(super) fn decode(name: &Name<'_>, bytes: &[u8]) -> Result<Decoded> {
     let pixels = u64::from(width) * u64::from(height);
     name.check((width, height), pixels.saturating_mul(4 * 4) + 16 * bytes.len() as u64 + (1 << 20))?;
     let size = decoder.output_buffer_size().ok_or_else(|| whole(DecodingError::ImageTooLarge))?;
-    let mut samples = vec![0; size];
+    let mut samples = zeros(name.0, size)?;
     decoder.read_image(&mut samples).map_err(whole)?;
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     // Broken EXIF data say nothing about the picture itself.

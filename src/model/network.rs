@@ -30,6 +30,7 @@ use crate::ops::rows::add_rows::add_rows;
 use crate::ops::rows::copy_rows::copy_rows;
 use crate::ops::rows::embed::embed;
 use crate::ops::rows::gather_rows::gather_rows;
+use crate::room::zeros;
 use crate::weights::loader::{Layers, Loader, OnBytes};
 
 /// InternViT's rows of some pictures, on the device.
@@ -381,7 +382,7 @@ impl Network {
         let mut pool = self.device.pool();
         let ids_tensor = pool.u32(&[texts * text_rows], ids)?;
         // Padding only, and no causal part: queries and text see each other both ways.
-        let mut mask = vec![0.0f32; texts * rows * rows];
+        let mut mask = zeros::<f32>("the mask of the texts", texts * rows * rows)?;
         for (text, ids) in ids.chunks(text_rows).enumerate() {
             for row in mask[text * rows * rows..][..rows * rows].chunks_mut(rows) {
                 row[queries..].iter_mut().zip(ids).for_each(|(m, &id)| *m = if id > 0 { 0.0 } else { f32::MIN });

@@ -147,7 +147,7 @@ pub(crate) mod testing {
             let device = pool.device();
             let words = match format {
                 Format::Int { .. } => (0..rows * format.row_words(cols)).map(|_| random.next_u32()).collect(),
-                _ => pack_f32(cols, &random.f32s(rows * cols), format),
+                _ => pack_f32(cols, &random.f32s(rows * cols), format).unwrap(),
             };
             write_rows(device, part.words, 0, bytemuck::cast_slice(&words)).unwrap();
             for tensor in [part.scales, part.offsets].into_iter().flatten() {

@@ -294,7 +294,7 @@ async fn pack_tensor(
         let bytes = &mut buffer[..count * row_bytes];
         checkpoint.read(info, (row * row_bytes) as u64, bytes).await?;
         hash.update(bytes);
-        let values = info.dtype.to_f32(bytes);
+        let values = info.dtype.to_f32(&info.name, bytes)?;
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: printable(&info.name), index: (row * cols + index) as u64 });
         }

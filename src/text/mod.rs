@@ -20,6 +20,7 @@ pub use vocabulary::SentencePieceOptions;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::room::room;
 use byte_pairs::BytePairs;
 use character_map::CharacterMap;
 use prefixes::Prefixes;
@@ -81,6 +82,8 @@ impl Tokenizer {
     /// [`Error::Tokenizer`] when the bytes are not such a file, are cut short, hold another kind of model than BPE, or
     /// contradict themselves (a piece twice, a special id outside the vocabulary).
     pub fn from_bytes(file_name: &str, bytes: &[u8]) -> Result<Tokenizer> {
+        // What is made of it, in pieces of which most are small, is not asked for one by one.
+        room::<u8>(file_name, bytes.len() * 16)?;
         let (listed, options, characters) = sentencepiece::read(bytes).map_err(|reason| fail(file_name, reason))?;
         Tokenizer::build(file_name, listed, options, characters)
     }

@@ -12,6 +12,10 @@ use half::{bf16, f16};
 use crate::device::Device;
 use crate::device::tensor::{DType, MAX_TEXELS, Storage, Tensor};
 use crate::error::Result;
+use crate::room::zeros;
+
+/// What needs memory, for messages.
+const WEIGHTS: &str = "weights on their way";
 
 /// Bytes of a piece of a row: what a shader loads at a time.
 pub const PIECE_BYTES: usize = 16;
@@ -148,15 +152,15 @@ impl Layout {
 /// `BLOCK_ROWS`, as is the number of rows unless they are the last.
 ///
 /// # Errors
-/// `E_DEVICE_LOST` and `E_GPU` from the GPU.
+/// `E_DEVICE_LOST` and `E_GPU` from the GPU; `E_OOM`.
 pub fn write_rows(device: &Device, tensor: Tensor, first_row: usize, rows: &[u8]) -> Result<()> {
     let row_bytes = tensor.width() * tensor.dtype.bytes();
     let offset = first_row * row_bytes;
     assert!(first_row.is_multiple_of(BLOCK_ROWS), "row {first_row} of {tensor:?} begins no block");
     let blocks = match tensor.dtype {
-        DType::U32 => in_blocks::<PIECE_BYTES>(rows, row_bytes),
-        DType::F32 => in_blocks::<4>(rows, row_bytes),
-        DType::F16 | DType::BF16 => in_blocks::<2>(rows, row_bytes),
+        DType::U32 => in_blocks::<PIECE_BYTES>(rows, row_bytes)?,
+        DType::F32 => in_blocks::<4>(rows, row_bytes)?,
+        DType::F16 | DType::BF16 => in_blocks::<2>(rows, row_bytes)?,
     };
     device.write(tensor, offset, &blocks)
 }
@@ -168,9 +172,9 @@ fn place_in_block(row: usize) -> usize {
 
 /// Rows of a matrix, `row_bytes` each, in the order that devices hold them in, zeros behind the last; a piece of a row
 /// has `N` bytes.
-fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
+fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Result<Vec<u8>> {
     let block_bytes = BLOCK_ROWS * row_bytes;
-    let mut out = vec![0; rows.len().next_multiple_of(block_bytes)];
+    let mut out = zeros(WEIGHTS, rows.len().next_multiple_of(block_bytes))?;
     for (rows, block) in rows.chunks(block_bytes).zip(out.chunks_mut(block_bytes)) {
         for (row, pieces) in rows.chunks(row_bytes).enumerate() {
             let at = place_in_block(row) * N;
@@ -179,13 +183,16 @@ fn in_blocks<const N: usize>(rows: &[u8], row_bytes: usize) -> Vec<u8> {
             }
         }
     }
-    out
+    Ok(out)
 }
 
 /// The words of rows of `cols` f32 values stored as `format`, one of the float formats.
-pub fn pack_f32(cols: usize, values: &[f32], format: Format) -> Vec<u32> {
+///
+/// # Errors
+/// `E_OOM`.
+pub fn pack_f32(cols: usize, values: &[f32], format: Format) -> Result<Vec<u32>> {
     let row_words = format.row_words(cols);
-    let mut words = vec![0u32; values.len() / cols * row_words];
+    let mut words: Vec<u32> = zeros(WEIGHTS, values.len() / cols * row_words)?;
     for (row, values) in words.chunks_mut(row_words).zip(values.chunks(cols)) {
         for (c, &v) in values.iter().enumerate() {
             match format {
@@ -196,7 +203,7 @@ pub fn pack_f32(cols: usize, values: &[f32], format: Format) -> Vec<u32> {
             }
         }
     }
-    words
+    Ok(words)
 }
 
 /// Where an element of a matrix of f32 lies, whose rows have `width` elements, whole pieces.

@@ -12,6 +12,7 @@ use crate::files::checkpoint::{Checkpoint, ElementType, Requirement, StoredTenso
 use crate::files::config::QuantizationConfig;
 use crate::files::gguf::BlockType;
 use crate::files::safetensors::TensorType;
+use crate::room::{room, zeros};
 use crate::weights::gguf_blocks::{self, GroupScales};
 use crate::weights::layout::{BLOCK_ROWS, Format, Layout, pack_f32, write_rows};
 use crate::weights::matrix::{Matrix, Part};
@@ -144,13 +145,13 @@ impl<'a> Loader<'a> {
         self.require(name, shape, &ElementType::FLOATS);
         let len: usize = shape.iter().product();
         match &mut self.purpose {
-            Purpose::Plan => Ok(vec![0.0; len]),
+            Purpose::Plan => zeros(name, len),
             Purpose::Load { on_bytes, .. } => {
                 let info = self.checkpoint.get(name)?;
-                let mut bytes = vec![0; info.bytes as usize];
+                let mut bytes = zeros(name, info.bytes as usize)?;
                 self.checkpoint.read(info, 0, &mut bytes).await?;
                 on_bytes(info.bytes);
-                Ok(info.dtype.to_f32(&bytes))
+                info.dtype.to_f32(name, &bytes)
             }
         }
     }
@@ -158,16 +159,16 @@ impl<'a> Loader<'a> {
     /// A vector or other small float tensor, kept in f32.
     pub async fn f32(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let values = self.host_f32(name, shape).await?;
-        self.made_f32(shape, || values)
+        self.made_f32(shape, || Ok(values))
     }
 
     /// Values that no file holds, as a tensor of f32; planning does not make them.
-    pub fn made_f32(&mut self, shape: &[usize], make: impl FnOnce() -> Vec<f32>) -> Result<Tensor> {
+    pub fn made_f32(&mut self, shape: &[usize], make: impl FnOnce() -> Result<Vec<f32>>) -> Result<Tensor> {
         let planned = Tensor::new(0, DType::F32, shape);
         self.count(planned);
         match &mut self.purpose {
             Purpose::Plan => Ok(planned),
-            Purpose::Load { pool, .. } => pool.f32(shape, &make()),
+            Purpose::Load { pool, .. } => pool.f32(shape, &make()?),
         }
     }
 
@@ -196,11 +197,12 @@ impl<'a> Loader<'a> {
     /// A float tensor [rows, cols] as the matrix [cols, rows], in the type it is stored in.
     pub async fn transposed(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix> {
         let values = self.host_f32(name, &[rows, cols]).await?;
-        let turned: Vec<f32> = (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect();
+        let mut turned: Vec<f32> = room(name, rows * cols)?;
+        turned.extend((0..rows * cols).map(|i| values[i % rows * cols + i / rows]));
         let format = self.dense_format(name);
         let part = self.new_part(Layout::floats(self.storage, rows, format), 0, cols)?;
         if let Purpose::Load { pool, .. } = &mut self.purpose {
-            write_rows(pool.device(), part.words, 0, bytemuck::cast_slice(&pack_f32(rows, &turned, format)))?;
+            write_rows(pool.device(), part.words, 0, bytemuck::cast_slice(&pack_f32(rows, &turned, format)?))?;
         }
         Ok(Matrix { rows: cols, cols: rows, parts: vec![part] })
     }
@@ -356,7 +358,7 @@ impl<'a> Loader<'a> {
         let info = self.checkpoint.get(name)?;
         let row_bytes = format.row_words(cols) * 4;
         let rows_per_read = rows_per_read(info, STAGING_BYTES / stored_row);
-        let mut staging = vec![0u8; stored_row * rows_per_read.min(rows.len())];
+        let mut staging: Vec<u8> = zeros(name, stored_row * rows_per_read.min(rows.len()))?;
         let (mut unpacked, mut padded) = (Vec::new(), Vec::new());
         for row in rows.clone().step_by(rows_per_read) {
             let bytes = &mut staging[..rows_per_read.min(rows.end - row) * stored_row];
@@ -397,7 +399,7 @@ impl<'a> Loader<'a> {
         let scales = &mut out.scales[start..];
         self.checkpoint.read(info, (rows.start * groups * size) as u64, scales).await?;
         on_bytes(scales.len() as u64);
-        let values = info.dtype.to_f32(scales);
+        let values = info.dtype.to_f32(&name, scales)?;
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             return Err(Error::NonFinite { what: name, index: (rows.start * groups + index) as u64 });
         }
@@ -406,7 +408,7 @@ impl<'a> Loader<'a> {
             let info = self.checkpoint.get(&format!("{}.weight_zero_point", matrix.name))?;
             let per_word = 32 / bits as usize;
             let first = rows.start / per_word;
-            let mut bytes = vec![0; (rows.end.div_ceil(per_word) - first) * groups * 4];
+            let mut bytes = zeros(&name, (rows.end.div_ceil(per_word) - first) * groups * 4)?;
             self.checkpoint.read(info, (first * groups * 4) as u64, &mut bytes).await?;
             let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
             for (i, row) in rows.enumerate() {

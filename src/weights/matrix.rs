@@ -89,7 +89,7 @@ impl Matrix {
         let part = Part::new(Layout::floats(storage, cols, format), 0, rows, |storage, dtype, shape| {
             pool.alloc_in(storage, dtype, shape)
         })?;
-        write_rows(pool.device(), part.words, 0, bytemuck::cast_slice(&pack_f32(cols, values, format)))?;
+        write_rows(pool.device(), part.words, 0, bytemuck::cast_slice(&pack_f32(cols, values, format)?))?;
         Ok(Matrix { rows, cols, parts: vec![part] })
     }
 

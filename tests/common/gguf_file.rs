@@ -157,7 +157,8 @@ pub fn stored(kind: u32, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
     }
     if meant.is_empty() {
         let dtype = [TensorType::F32, TensorType::F16][usize::from(kind == 1)];
-        meant = if kind == 30 { TensorType::BF16.to_f32(&bytes) } else { dtype.to_f32(&bytes) };
+        meant =
+            if kind == 30 { TensorType::BF16.to_f32("", &bytes).unwrap() } else { dtype.to_f32("", &bytes).unwrap() };
     }
     (bytes, meant)
 }

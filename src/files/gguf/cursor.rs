@@ -3,6 +3,7 @@
 use super::value::Value;
 use crate::error::{Error, Result, printable};
 use crate::files::source::Source;
+use crate::room::room;
 
 /// Bytes of the head that are read at a time.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -49,7 +50,7 @@ impl<'a> Cursor<'a> {
 
     pub(super) async fn bytes(&mut self, count: u64) -> Result<Vec<u8>> {
         self.need(count)?;
-        let mut out = Vec::with_capacity(count as usize);
+        let mut out = room(self.file, count as usize)?;
         while (out.len() as u64) < count {
             let start = self.at.wrapping_sub(self.piece_at);
             if self.at < self.piece_at || start >= self.piece.len() as u64 {

@@ -4,6 +4,7 @@ use super::header::{TensorInfo, header_length, parse_header};
 use crate::error::{Error, Result, printable};
 use crate::files::json::{Fields, Json, duplicate, parse};
 use crate::files::source::{Source, is_plain_name, read_small};
+use crate::room::zeros;
 use std::collections::HashMap;
 
 pub(super) const WEIGHTS: &str = "model.safetensors";
@@ -97,10 +98,7 @@ async fn read_header(source: &dyn Source, file: &str, size: u64) -> Result<Vec<T
     let start = &mut start[..size.min(64) as usize];
     source.read(file, 0, start).await?;
     let length = header_length(file, size, start)?;
-    let mut json = Vec::new();
-    let room = json.try_reserve_exact(length as usize);
-    room.map_err(|_| Error::OutOfMemory { asked: length, held: 0, hint: format!("for the header of {file}") })?;
-    json.resize(length as usize, 0);
+    let mut json = zeros(file, length as usize)?;
     source.read(file, 8, &mut json).await?;
     parse_header(file, size, &json)
 }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use crate::error::Result;
+use crate::room::room;
+
 macro_rules! tensor_types {
     ($($name:ident $bytes:literal),*) => {
         /// How elements are stored: one by one. Types narrower than a byte are not read.
@@ -37,15 +40,18 @@ impl TensorType {
     /// The types that weights may have where they are not packed.
     pub const FLOATS: [TensorType; 3] = [TensorType::F32, TensorType::F16, TensorType::BF16];
 
-    /// Stored elements as f32.
+    /// Stored elements as f32; `what` is what they are, for the message.
+    ///
+    /// # Errors
+    /// `E_OOM`.
     ///
     /// # Panics
     /// When the type is none of [`TensorType::FLOATS`].
-    pub fn to_f32(self, bytes: &[u8]) -> Vec<f32> {
+    pub fn to_f32(self, what: &str, bytes: &[u8]) -> Result<Vec<f32>> {
         match self {
-            TensorType::F32 => elements(bytes, f32::from_le_bytes),
-            TensorType::F16 => elements(bytes, |b| half::f16::from_le_bytes(b).to_f32()),
-            TensorType::BF16 => elements(bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
+            TensorType::F32 => elements(what, bytes, f32::from_le_bytes),
+            TensorType::F16 => elements(what, bytes, |b| half::f16::from_le_bytes(b).to_f32()),
+            TensorType::BF16 => elements(what, bytes, |b| half::bf16::from_le_bytes(b).to_f32()),
             _ => panic!("{self} is not a float type that weights have"),
         }
     }
@@ -58,6 +64,8 @@ impl fmt::Display for TensorType {
 }
 
 /// Elements of `N` bytes each, converted one by one.
-pub(super) fn elements<const N: usize, T>(bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks().0.iter().map(|element| read(*element)).collect()
+pub(super) fn elements<const N: usize, T>(what: &str, bytes: &[u8], read: impl Fn([u8; N]) -> T) -> Result<Vec<T>> {
+    let mut elements = room(what, bytes.len() / N)?;
+    elements.extend(bytes.as_chunks().0.iter().map(|element| read(*element)));
+    Ok(elements)
 }

@@ -52,7 +52,7 @@ impl NamedTensor {
         if !TensorType::FLOATS.contains(&self.dtype) {
             return Err(self.wrong_type("F32, F16 or BF16"));
         }
-        Ok(self.dtype.to_f32(&self.data))
+        self.dtype.to_f32(&self.name, &self.data)
     }
 
     /// Its elements as whole numbers.
@@ -61,12 +61,12 @@ impl NamedTensor {
     /// `E_DTYPE` unless it is I64, I32, U32, U8 or BOOL; `E_INPUT` for a BOOL that is neither 0 nor 1.
     pub fn to_i64(&self) -> Result<Vec<i64>> {
         match self.dtype {
-            TensorType::I64 => Ok(elements(&self.data, i64::from_le_bytes)),
-            TensorType::I32 => Ok(elements(&self.data, |b| i32::from_le_bytes(b).into())),
-            TensorType::U32 => Ok(elements(&self.data, |b| u32::from_le_bytes(b).into())),
-            TensorType::U8 => Ok(elements(&self.data, |[b]| b.into())),
+            TensorType::I64 => elements(&self.name, &self.data, i64::from_le_bytes),
+            TensorType::I32 => elements(&self.name, &self.data, |b| i32::from_le_bytes(b).into()),
+            TensorType::U32 => elements(&self.name, &self.data, |b| u32::from_le_bytes(b).into()),
+            TensorType::U8 => elements(&self.name, &self.data, |[b]| b.into()),
             TensorType::BOOL => match self.data.iter().position(|b| *b > 1) {
-                None => Ok(elements(&self.data, |[b]| b.into())),
+                None => elements(&self.name, &self.data, |[b]| b.into()),
                 Some(at) => {
                     let name = printable(&self.name);
                     let found = self.data[at];

@@ -13,6 +13,7 @@ use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::trial::Trial;
 use crate::ops::{kernel, read, write};
+use crate::room::room;
 
 static KERNEL: Kernel = kernel!("cache", "rope", Params, reference, work);
 
@@ -41,7 +42,7 @@ impl RopeTables {
     /// # Errors
     /// `E_OOM`, `E_LIMIT` and `E_DEVICE_LOST` from the GPU.
     pub fn new(pool: &mut Pool, base: f32, head_dim: usize, positions: usize) -> Result<RopeTables> {
-        RopeTables::with(base, head_dim, positions, |shape, values| pool.f32(shape, &values()))
+        RopeTables::with(base, head_dim, positions, |shape, values| pool.f32(shape, &values()?))
     }
 
     /// As [`RopeTables::new`], of tensors that `make` makes, of a shape and of values that may be asked for.
@@ -52,7 +53,7 @@ impl RopeTables {
         base: f32,
         head_dim: usize,
         positions: usize,
-        mut make: impl FnMut(&[usize], &dyn Fn() -> Vec<f32>) -> Result<Tensor>,
+        mut make: impl FnMut(&[usize], &dyn Fn() -> Result<Vec<f32>>) -> Result<Tensor>,
     ) -> Result<RopeTables> {
         assert!(head_dim.is_multiple_of(2), "RopeTables: head_dim {head_dim} is odd");
         let shape = [positions, head_dim / 2];
@@ -65,11 +66,13 @@ impl RopeTables {
 
 /// A function of the angles [positions, head_dim / 2]. As in the published code, the frequency is rounded to f32, and so
 /// is its product with the position.
-fn of_angles(function: fn(f64) -> f64, base: f32, head_dim: usize, positions: usize) -> Vec<f32> {
+fn of_angles(function: fn(f64) -> f64, base: f32, head_dim: usize, positions: usize) -> Result<Vec<f32>> {
     let frequency = |i: usize| f64::from(base).powf(-2.0 * i as f64 / head_dim as f64) as f32;
     let frequencies: Vec<f32> = (0..head_dim / 2).map(frequency).collect();
     let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |f| f64::from(p as f32 * f)));
-    angles.map(|a| function(a) as f32).collect()
+    let mut values = room("the angles of positions", positions * (head_dim / 2))?;
+    values.extend(angles.map(|a| function(a) as f32));
+    Ok(values)
 }
 
 /// Splits `qkv` [rows, (heads + 2 kv_heads) * head_dim] (q, then k, then v) into heads; turns q and k by their row's
