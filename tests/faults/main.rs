@@ -19,7 +19,7 @@ use common::{Temp, path, skipped};
 
 /// Calls of a kind that are tried where not all are, and the kinds.
 const TRIES: u64 = 2;
-const KINDS: &str = "alloc,buffer,device,image,instance,map,pipeline,set,submit,wait";
+const KINDS: &str = "alloc,begin,buffer,commands,device,image,instance,map,pipeline,set,submit,wait";
 /// Bytes that the heap of this program may gain by any try, and the whole process, the driver too, by all of them.
 const MOST_KEPT: u64 = 64 << 10;
 const MOST_GROWTH: u64 = 8 << 20;
@@ -199,7 +199,7 @@ fn every_call_of_the_driver_may_fail() {
     let all = std::env::var_os("QLLAMA_ALL_FAULTS").is_some();
     let only = std::env::var("QLLAMA_FAULT_KINDS").ok().or((!all).then(|| KINDS.into()));
     let wanted = |kind: &str| kind != "bytes" && only.as_ref().is_none_or(|only| only.split(',').any(|k| k == kind));
-    let (mut bad, mut before) = (Vec::new(), 0);
+    let (mut bad, mut before) = (Vec::new(), None);
     for (kind, &calls) in counts.iter().filter(|(kind, _)| wanted(kind)) {
         let step = if all { 1 } else { calls.div_ceil(TRIES).max(1) };
         let mut ends: BTreeMap<String, u64> = BTreeMap::new();
@@ -210,15 +210,13 @@ fn every_call_of_the_driver_may_fail() {
                     Ok(end) => *ends.entry(end).or_default() += 1,
                     Err(why) => bad.push(format!("{fault}: {why}")),
                 }
-                if before == 0 {
-                    before = resident();
-                }
+                before.get_or_insert_with(resident);
             }
         }
         println!("{kind}: {calls} calls: {ends:?}");
     }
     set_fault("");
-    let growth = resident().saturating_sub(before);
+    let growth = before.map_or(0, |before| resident().saturating_sub(before));
     println!("{} bad; memory grew by {} KiB", bad.len(), growth >> 10);
     assert!(bad.is_empty(), "{}", bad.join("\n"));
     let after = run(0);

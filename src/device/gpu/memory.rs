@@ -3,7 +3,7 @@
 use crate::device::gpu::faults::Faults;
 use crate::device::info::DeviceInfo;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::device::tensor::{MAX_TEXELS, Storage, TEXELS_PER_ROW, Tensor};
 use crate::error::{Error, Result};
@@ -64,9 +64,9 @@ impl Memory {
         }
     }
 
-    /// What the tensors are held in.
+    /// What the tensors are held in. A panic of wgpu's leaves it whole, and memory is given back behind one, too.
     pub(super) fn held(&self) -> MutexGuard<'_, HashMap<u32, Held>> {
-        self.held.lock().unwrap()
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn alloc(&self, tensor: Tensor) -> Result<()> {

@@ -102,13 +102,22 @@ impl Gpu {
         // All work is done before there is something to await, natively, where wgpu panics when memory runs out meanwhile.
         let requested = caught(|| adapter.request_device(&descriptor)).map_err(|said| refused(&info, &said))?;
         let (device, queue) = requested.await.map_err(|e| refused(&info, &in_words(&e)))?;
-        let faults = Faults::of(&device);
-        let memory = Memory::new(&device, &queue, &faults, &info);
-        let part = Pipelines::part_layout(&device);
-        let pipelines = Pipelines::new(&device, &part);
-        let submissions = Submissions::new(&device, &queue, &faults, &part);
+        let made = caught(|| {
+            let faults = Faults::of(&device);
+            let memory = Memory::new(&device, &queue, &faults, &info);
+            let part = Pipelines::part_layout(&device);
+            let pipelines = Pipelines::new(&device, &part);
+            let submissions = Submissions::new(&device, &queue, &faults, &part);
+            (faults, memory, pipelines, submissions)
+        });
+        let (faults, memory, pipelines, submissions) = made.map_err(|said| refused(&info, &said))?;
         let left_out = Mutex::default();
         Ok(Gpu { device, queue, info, limits: limited, faults, memory, pipelines, submissions, left_out })
+    }
+
+    /// Calls wgpu, which panics where a driver has no memory for commands, as it begins with the first write.
+    fn guarded<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.faults.guarded(call)?
     }
 
     pub fn info(&self) -> DeviceInfo {
@@ -156,7 +165,7 @@ impl Gpu {
 
     /// Makes room for a tensor.
     pub(crate) fn alloc(&self, tensor: Tensor) -> Result<()> {
-        self.memory.alloc(tensor)
+        self.guarded(|| self.memory.alloc(tensor))
     }
 
     pub(crate) fn free(&self, id: u32) {
@@ -165,7 +174,7 @@ impl Gpu {
 
     /// Copies bytes into a tensor's buffer or texture.
     pub(crate) fn write(&self, tensor: Tensor, offset: usize, bytes: &[u8]) -> Result<()> {
-        self.memory.write(tensor, offset, bytes)
+        self.guarded(|| self.memory.write(tensor, offset, bytes))
     }
 
     /// How submissions went so far.
@@ -189,6 +198,10 @@ impl Gpu {
 
     /// Makes pipelines and bind groups; `place` names the tensor whose memory a scratch tensor shares.
     pub(crate) fn prepare(&self, recording: &Recording, place: &HashMap<u32, u32>) -> Result<GpuPlan> {
+        self.guarded(|| self.plan(recording, place))
+    }
+
+    fn plan(&self, recording: &Recording, place: &HashMap<u32, u32>) -> Result<GpuPlan> {
         let mut params_at = Vec::new();
         let mut params: Vec<u8> = Vec::new();
         for dispatch in &recording.dispatches {
@@ -259,21 +272,22 @@ impl Gpu {
     /// Starts a plan.
     pub(crate) fn run(&self, plan: &GpuPlan) -> Result<()> {
         self.faults.check(&self.device)?;
-        self.submissions.run(plan, |_| ())?;
+        self.guarded(|| self.submissions.run(plan, |_| ()))?;
         self.faults.check(&self.device)
     }
 
     /// Starts a plan, and the way of what it leaves in some tensors back.
     pub(crate) fn run_and_read(&self, plan: &GpuPlan, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
         self.faults.check(&self.device)?;
-        let submission = self.submissions.run(plan, |encoder| reader.copy(&self.memory, tensors, encoder))?;
+        let copy = |encoder: &mut wgpu::CommandEncoder| reader.copy(&self.memory, tensors, encoder);
+        let submission = self.guarded(|| self.submissions.run(plan, copy))?;
         self.faults.check(&self.device)?;
         Ok(reader.start(&self.faults, tensors, submission))
     }
 
     /// Staging memory for reads of up to `bytes` bytes.
     pub(crate) fn reader(&self, bytes: usize) -> Result<GpuReader> {
-        let reader = GpuReader::new(&self.device, bytes);
+        let reader = self.faults.guarded(|| GpuReader::new(&self.device, bytes))?;
         self.faults.check_made(&self.device, bytes as u64)?;
         Ok(reader)
     }
@@ -281,9 +295,11 @@ impl Gpu {
     /// Starts the way of some tensors back, after all work started before.
     pub(crate) fn start_read(&self, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
         self.faults.check(&self.device)?;
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        reader.copy(&self.memory, tensors, &mut encoder);
-        let submission = self.submissions.submit(encoder.finish(), 0)?;
+        let submission = self.guarded(|| {
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            reader.copy(&self.memory, tensors, &mut encoder);
+            self.submissions.submit(encoder.finish(), 0)
+        })?;
         Ok(reader.start(&self.faults, tensors, submission))
     }
 
