@@ -20,6 +20,7 @@ mod kv_cache;
 mod layers;
 mod limits;
 mod losses;
+mod nonfinite;
 mod published;
 mod quantize;
 mod ray;

@@ -97,6 +97,9 @@ fn the_published_size_within_5_gib() {
     device.set_memory_budget(BUDGET);
     assert_eq!(caption(folder, &device, 4).len(), 4);
     let peak = device.memory().1;
+    let longest = device.as_gpu().unwrap().submitted().longest.as_millis();
+    println!("the longest submission: {longest} ms");
+    assert!(longest <= 400);
     println!("GPU memory at most: {:.3} GiB", peak as f64 / (1u64 << 30) as f64);
     assert!(peak <= BUDGET);
     // A software adapter's buffers are host memory.

@@ -43,7 +43,7 @@ target/bindgen/release/bindgen "$out/$target/web/qllama.wasm" "$dist/wasm"
 
 # 3. The page, the API and the demo model.
 cp web/index.html web/demo.css web/demo.js web/icon.svg web/offline.js "$dist"
-cp web/qllama.js web/qllama.d.ts web/errors.js web/hub.js web/past.js web/pictures.js web/place.js web/values.js web/worker.js web/files.js web/sha256.js "$dist"
+cp web/qllama.js web/qllama.d.ts web/errors.js web/hub.js web/past.js web/pictures.js web/place.js web/values.js web/worker.js web/files.js web/notes.js web/sha256.js "$dist"
 cp web/node.js web/thread.js web/folder.js web/gpu.js web/package.json web/README.md LICENSE "$dist"
 for file in config.json model.safetensors tokenizer.model tokenizer_config.json preprocessor_config.json; do
   cp "models/emoji-tiny-w4/$file" "$dist/models/emoji-tiny"

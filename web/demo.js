@@ -113,7 +113,16 @@ function ready() {
   facts();
 }
 
+/** Says once what the GPU computes wrongly, in words that can be sent to whoever can mend it. */
+function warn() {
+  const text = model?.info.check.text ?? null;
+  if (text === null || text === $('faults-text').textContent) return;
+  $('faults-text').textContent = text;
+  $('faults').hidden = false;
+}
+
 function facts() {
+  warn();
   const rows = [];
   if (model) {
     const i = model.info;
@@ -530,6 +539,15 @@ for (const button of $('suggestions').children) {
     $('search').requestSubmit();
   };
 }
+
+$('faults-copy').onclick = async () => {
+  try {
+    await navigator.clipboard.writeText($('faults-text').textContent);
+    $('faults-copy').textContent = 'Copied';
+  } catch {
+    getSelection().selectAllChildren($('faults-text'));
+  }
+};
 
 // Start.
 

@@ -43,6 +43,23 @@ export interface LoadOptions {
    * all calls are rejected so, and the model is to be loaded again.
    */
   recover?: boolean;
+  /**
+   * Whether the GPU is checked before it is trusted: each kernel is compared with what it should compute, those of captions
+   * while the model comes in, those of other tasks when they are first asked for. `on`, the default, tries what was not
+   * tried yet on this adapter by this browser; `again` tries everything; `off` nothing. A kernel that is wrong is left out,
+   * and another takes its place: `info.check` tells. Where there is none, the call is rejected with `E_ADAPTER`.
+   */
+  check?: 'on' | 'off' | 'again';
+}
+
+/** What the check of the GPU found. */
+export interface CheckReport {
+  /** Calls of kernels that were tried since the model is there; 0 where all was known. */
+  tried: number;
+  /** Kernels that compute wrongly, and what is wrong. */
+  wrong: { kernel: string; fault: string }[];
+  /** What is wrong, to be sent to whoever can mend it; null where nothing is. */
+  text: string | null;
 }
 
 /** Told when a model goes on after its GPU device was lost. */
@@ -213,6 +230,7 @@ export interface ModelInfo {
   vocabSize: number;
   queryTokens: number;
   maxPositions: number;
+  check: CheckReport;
   /** Whether files came from the browser's storage. */
   fromStorage: boolean;
   loadSeconds: number;

@@ -66,12 +66,13 @@ export class QLlama {
    * the Hugging Face hub, as `hf:org/name@revision`.
    */
   static async load(url, options = {}) {
-    const { onProgress, signal, cache = place.caches[0], memoryBudget, kvCache, recover = true, baseUrl } = options ?? {};
+    const { onProgress, signal, cache = place.caches[0], memoryBudget, kvCache, recover = true, check = 'on', baseUrl } = options ?? {};
     if (typeof url !== 'string' && !(url instanceof URL)) throw wrong('url: expected the address of a model folder or of a .gguf file');
     if (!place.caches.includes(cache)) throw wrong(`cache: expected "${place.caches.join('" or "')}"`);
     if (memoryBudget !== undefined && !(Number.isFinite(memoryBudget) && memoryBudget > 0)) {
       throw wrong('memoryBudget: expected a number of bytes above 0');
     }
+    if (!['on', 'off', 'again'].includes(check)) throw wrong('check: expected "on", "off" or "again"');
     if (typeof recover !== 'boolean') throw wrong('recover: expected true or false');
     const named = hubAddress(url, place.hub);
     const absolute = named ? place.address(named) : place.address(url, baseUrl);
@@ -82,7 +83,7 @@ export class QLlama {
     model.#recover = recover;
     try {
       const code = await model.#until(place.engine(), signal);
-      const loaded = await model.#call('load', { code, url: absolute, cache, options: { memoryBudget, kvCache, recover } }, { signal, onProgress });
+      const loaded = await model.#call('load', { code, url: absolute, cache, options: { memoryBudget, kvCache, check, recover } }, { signal, onProgress });
       Object.assign(model.#info, { fromStorage: loaded.fromStorage, loadSeconds: loaded.seconds });
       return model;
     } catch (error) {

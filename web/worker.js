@@ -2,6 +2,7 @@
 
 import init, { load } from './wasm/qllama.js';
 import { Files, fault } from './files.js';
+import { Notes } from './notes.js';
 import { square } from './pictures.js';
 
 /** The engine's code, and the instance of it that has the model. */
@@ -82,8 +83,10 @@ function plain(error) {
 
 function info() {
   if (!model) return null;
+  const { check, ...rest } = model.info();
   return {
-    ...model.info(),
+    ...rest,
+    check: { ...check, text: check.text && `${check.text}\n${[adapter, navigator.userAgent].filter(Boolean).join('; ')}` },
     ...(adapter && { adapter }),
     wasmBytes: wasm.memory.buffer.byteLength,
     networkBytes: files.networkBytes,
@@ -159,7 +162,8 @@ const methods = {
     });
     [wasm] = await Promise.all([init({ module_or_path: module }), files.open()]);
     const name = new URL(url).pathname.split('/').filter(Boolean).pop() ?? new URL(url).host;
-    const source = { size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
+    const notes = new Notes(() => adapter, cache !== 'none');
+    const source = { ...notes, size: (file) => files.size(file), read: (file, offset, length) => files.read(file, Number(offset), length) };
     const onLoaded = (bytes, total) => downloading || progress('upload', bytes, total);
     let loaded;
     try {

@@ -17,7 +17,7 @@ use qllama::{
 use serde_json::Value;
 
 use crate::amounts::size;
-use crate::common::{Common, load};
+use crate::common::Common;
 use crate::generation::words;
 use crate::many::names::base_name;
 use crate::out::say;
@@ -93,7 +93,7 @@ pub fn run(args: Args, started: Instant) -> Result<()> {
 
 async fn measure(args: Args, started: Instant) -> Result<()> {
     let report = args.report.as_deref().map(create).transpose()?;
-    let model = load(open(&args)?)?;
+    let model = open(&args)?.load()?;
     let loaded = started.elapsed().as_secs_f64();
     let network = model.network();
     let text = &network.config.text;

@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use qllama::internals::{Folder, read_tokenizer};
 use qllama::{
-    AdapterWeights, Array, Error, Location, Mode, Model, Opened, Picture, PixelValues, Preprocessor, Progress,
-    Recovered, Result, Tokenizer,
+    AdapterWeights, Array, Error, Location, Mode, Opened, Picture, PixelValues, Preprocessor, Progress, Recovered,
+    Result, Tokenizer,
 };
 
 use crate::amounts::{bytes, progress_bar};
 use crate::device::adapter;
 use crate::hub::{self, Name};
 use crate::many::names::base_name;
-use crate::out::note;
-use crate::verdict::{CheckArgument, warn};
+use crate::out::{note, notes};
+use crate::verdict::CheckArgument;
 
 /// What every subcommand takes.
 #[derive(clap::Args, Clone)]
@@ -93,6 +93,7 @@ impl Common {
             builder = builder.adapter_weights(learned, self.adapter_strength);
         }
         builder
+            .on_wrong(|report| report.text().iter().for_each(|text| notes(text)))
             .on_recovered(|Recovered { reason, adapter, seconds, .. }| {
                 note(format_args!(
                     "qllama: the GPU device was lost ({reason}); {adapter} was opened again in {seconds:.1} s, and the work goes \
@@ -120,13 +121,6 @@ impl Common {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         pollster::block_on(read_tokenizer(self.location()?))
     }
-}
-
-/// Loads what was opened, and tells on standard error what is wrong with the adapter, once.
-pub fn load(opened: Opened<'_>) -> Result<Model> {
-    let model = opened.load()?;
-    warn(model.check_report());
-    Ok(model)
 }
 
 /// What the command line can do about an error of the library.

@@ -6,7 +6,7 @@ use pollster::block_on;
 use qllama::internals::{NamedTensor, Network, SUMMARIZE, check_ids, write_tensors};
 use qllama::{Error, Mode, Opened, PixelValues, Result};
 
-use crate::common::{Common, Pictures, load, modes};
+use crate::common::{Common, Pictures, modes};
 use crate::tensors::{TensorFile, check_outputs};
 
 /// Write embeddings of pictures and texts to a safetensors file.
@@ -58,7 +58,7 @@ pub fn run(args: Args) -> Result<()> {
         Some(path) => from_tensors(path, &opened)?,
         None => from_files(&args, &opened)?,
     };
-    let model = load(opened)?;
+    let model = opened.load()?;
     let mut out = Vec::new();
     if args.inputs.is_none() {
         if let Some(p) = &pixels {

@@ -7,7 +7,7 @@ use pollster::block_on;
 use qllama::internals::{NamedTensor, write_tensors};
 use qllama::{Array, Error, ForwardInputs, ForwardOutputs, Model, PastKeyValues, Result};
 
-use crate::common::{Common, load};
+use crate::common::Common;
 use crate::out::say;
 use crate::tensors::{TensorFile, check_outputs};
 
@@ -134,7 +134,7 @@ pub fn run(args: Args) -> Result<()> {
         inputs.check(text, cache)?;
     }
 
-    let model = load(opened)?;
+    let model = opened.load()?;
     if cache.is_some() {
         inputs.past_key_values = Some(PastKeyValues::from_arrays(&model, &past)?);
     }

@@ -7,7 +7,7 @@ use clap::ArgGroup;
 use qllama::internals::{NamedTensor, PAD, write_tensors};
 use qllama::{Error, GenerateInputs, GenerateOptions, Generation, Opened, Piece, Result};
 
-use crate::common::{Common, Pictures, load, prompt_ids};
+use crate::common::{Common, Pictures, prompt_ids};
 use crate::generation::GenerationArgs;
 use crate::out::{self, say};
 use crate::tensors::{TensorFile, check_outputs};
@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
     complete(&args, &opened, &mut inputs)?;
     opened.check_generate(&inputs, &options)?;
 
-    let model = load(opened)?;
+    let model = opened.load()?;
     let mut begun = false;
     let all = model.generate_from(&inputs, &options, &mut |piece| {
         print_piece(&args, model.tokenizer().is_ok(), piece, &mut begun);

@@ -7,7 +7,7 @@ use pollster::block_on;
 use qllama::internals::{NamedTensor, write_tensors};
 use qllama::{Error, ForwardInputs, Objective, Of, Result};
 
-use crate::common::{Common, load};
+use crate::common::Common;
 use crate::out::say;
 use crate::tensors::{TensorFile, check_outputs};
 
@@ -122,7 +122,7 @@ pub fn run(args: Args) -> Result<()> {
         Loss::Caption => inputs.check(text, None)?,
         Loss::Given => inputs.check_train(text, mask.as_ref())?,
     }
-    let model = load(opened)?;
+    let model = opened.load()?;
     let found = block_on(model.gradients_async(&inputs, objective, of))?;
     let mut tensors = vec![NamedTensor::f32("loss", &[1], &[found.loss])];
     tensors.extend(

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use qllama::{Mode, Result};
 
-use crate::common::{Common, Pictures, load, modes};
+use crate::common::{Common, Pictures, modes};
 use crate::out::{self, say};
 
 /// Compare pictures with texts: a table of probabilities, a row a picture, that sums to 1 over the texts.
@@ -30,7 +30,7 @@ pub fn run(args: Args) -> Result<()> {
     let opened = args.common.open()?;
     opened.tokenizer()?;
     let pictures = Pictures::open(&opened, &args.images, args.ignore_orientation)?;
-    let model = load(opened)?;
+    let model = opened.load()?;
     let texts: Vec<&str> = args.texts.iter().map(String::as_str).collect();
     let matcher = model.matcher(&texts, args.mode)?;
     let mut rows = Vec::new();

@@ -33,6 +33,11 @@ pub fn note(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{}", one_line(&text.to_string()));
 }
 
+/// Prints lines on standard error: what people may want to copy as it stands.
+pub fn notes(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", harmless(text, &['\n']));
+}
+
 /// Ends the program where a write failed.
 pub fn checked(written: std::io::Result<()>) {
     let Err(error) = written else { return };

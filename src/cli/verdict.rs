@@ -1,7 +1,7 @@
-//! `--check`, and what is told of a check that a command did not ask for.
+//! `--check`, and what is known of an adapter by earlier runs.
 
 use pollster::block_on;
-use qllama::{Check, CheckReport, DeviceInfo, NotesFolder};
+use qllama::{Check, DeviceInfo, NotesFolder};
 
 /// What `--check` takes.
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -21,13 +21,6 @@ impl From<CheckArgument> for Check {
             CheckArgument::Off => Check::Off,
             CheckArgument::Again => Check::Again,
         }
-    }
-}
-
-/// What was found to be wrong with an adapter, on standard error.
-pub fn warn(report: &CheckReport) {
-    if let Some(text) = report.text().filter(|_| report.has_news()) {
-        eprintln!("{text}");
     }
 }
 

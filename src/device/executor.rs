@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::device::array::check_finite;
 use crate::device::choices::Choices;
 use crate::device::cpu::{Host, HostPlan};
 use crate::device::gpu::{Gpu, GpuPlan, GpuReader, GpuReading};
@@ -61,6 +62,11 @@ impl Device {
         let (held_bytes, peak_bytes, budget) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
         let successor = async_lock::Mutex::new(None);
         Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget, choices: Mutex::default(), successor }))
+    }
+
+    /// Whether both name the same place.
+    pub fn is(&self, other: &Device) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// An empty recording whose ops take the ways that this device computes rightly, and fast.
@@ -228,6 +234,19 @@ impl Device {
         self.run(&self.prepare(recording)?)
     }
 
+    /// As [`Device::play`], of what may take long: its submissions are cut by the speed that the first ones show, in a browser
+    /// too.
+    pub async fn play_long(&self, recording: &Recording) -> Result<()> {
+        if recording.dispatches.is_empty() {
+            return Ok(());
+        }
+        let plan = self.prepare(recording)?;
+        match (&self.0.place, &plan.kind) {
+            (Place::Gpu(gpu), PlanKind::Gpu(plan)) => gpu.run_long(plan).await.map_err(|e| self.with_held(e)),
+            _ => self.run(&plan),
+        }
+    }
+
     /// Waits until all work started before is done, and memory freed meanwhile is really free.
     ///
     /// # Errors
@@ -259,6 +278,16 @@ impl Device {
     pub async fn read_f32(&self, tensor: Tensor) -> Result<Vec<f32>> {
         assert_eq!(tensor.dtype, DType::F32, "read_f32 of {tensor:?}");
         self.read_words(tensor).await
+    }
+
+    /// As [`Device::read_f32`], of what is told to somebody: `what`, in words.
+    ///
+    /// # Errors
+    /// `E_NONFINITE` where a value is no number.
+    pub async fn read_numbers(&self, what: &str, tensor: Tensor) -> Result<Vec<f32>> {
+        let values = self.read_f32(tensor).await?;
+        check_finite(what, &values)?;
+        Ok(values)
     }
 
     /// The values of a u32 tensor, after all work started before.
@@ -400,7 +429,7 @@ impl Reader {
     }
 
     /// Starts a read of whole tensors, after all work started before.
-    fn start(&self, tensors: &[Tensor]) -> Result<Reading> {
+    pub(crate) fn start(&self, tensors: &[Tensor]) -> Result<Reading> {
         let kind = match (&self.device.0.place, &self.kind) {
             (Place::Gpu(gpu), Some(reader)) => {
                 ReadingKind::Gpu(gpu.start_read(reader, tensors).map_err(|e| self.device.with_held(e))?)

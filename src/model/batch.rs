@@ -9,6 +9,7 @@ use crate::generate::batch::{self, Ended, Shared, bytes_of_place, check_places};
 use crate::generate::check::check_ids;
 use crate::generate::options::{GenerateOptions, Resolved};
 use crate::image::PixelValues;
+use crate::model::calls::Task;
 use crate::model::front::{Generation, Model, Prompt};
 use crate::model::network::Network;
 use crate::ops::Rows;
@@ -25,6 +26,7 @@ const USUAL_BYTES: u64 = 2 << 30;
 pub struct CaptionBatch<'m> {
     model: &'m Model,
     options: Resolved,
+    tasks: [Task; 2],
     /// The prompt behind the query tokens.
     ids: Vec<u32>,
     /// Captions at once, and pictures of one pass of InternViT.
@@ -56,10 +58,11 @@ impl Model {
     ) -> Result<CaptionBatch<'_>> {
         let (ids, resolved) = self.prompt_of_batch(prompt, options)?;
         check_places(&resolved, size)?;
-        let texts = self.run(async |network| begin(network, &ids, &resolved, size)).await?;
+        let tasks = [Task::Pictures, Task::batch(size, &resolved)];
+        let texts = self.loaded().run(&tasks, async |network| begin(network, &ids, &resolved, size)).await?;
         let group = self.group()?.min(size);
         let (pictures, broken) = (BTreeMap::new(), false);
-        Ok(CaptionBatch { model: self, options: resolved, ids, size, group, texts, pictures, broken })
+        Ok(CaptionBatch { model: self, options: resolved, tasks, ids, size, group, texts, pictures, broken })
     }
 
     /// How many captions at once suit this model, its memory budget and its adapter.
@@ -164,8 +167,8 @@ impl CaptionBatch<'_> {
         }
         let keys: Vec<usize> = pictures.iter().map(|(key, _)| *key).collect();
         self.pictures.extend(pictures);
-        let model = self.model;
-        let ended = model.run(async |network| self.attempt(network, &keys, false).await).await?;
+        let (model, tasks) = (self.model, self.tasks);
+        let ended = model.loaded().run(&tasks, async |network| self.attempt(network, &keys, false).await).await?;
         Ok(self.captions(ended))
     }
 
@@ -213,8 +216,8 @@ impl CaptionBatch<'_> {
     /// # Errors
     /// The device's.
     pub async fn step_async(&mut self) -> Result<Vec<Captioned>> {
-        let model = self.model;
-        let ended = model.run(async |network| self.attempt(network, &[], true).await).await?;
+        let (model, tasks) = (self.model, self.tasks);
+        let ended = model.loaded().run(&tasks, async |network| self.attempt(network, &[], true).await).await?;
         Ok(self.captions(ended))
     }
 

@@ -2,10 +2,11 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::Poll;
 
 use crate::device::{Adapter, Device};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::checkpoint::Checkpoint;
 use crate::files::config::Config;
 use crate::files::gguf::Gguf;
@@ -18,10 +19,10 @@ use crate::files::source::{Source, read_small};
 use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType};
 use crate::image::Preprocessor;
-use crate::model::calls::Sketch;
-use crate::model::check::{Check, CheckReport, Checker, Tried};
+use crate::model::calls::{Task, fits};
+use crate::model::check::{Check, CheckReport, Checks, OnWrong, Tried};
 use crate::model::front::{Model, no_tokenizer};
-use crate::model::recovery::{Loaded, OnRecovered, Recovered};
+use crate::model::recovery::{Loaded, OnRecovered, Recovered, is_loss};
 use crate::text::Tokenizer;
 
 pub use crate::model::network::Progress;
@@ -41,6 +42,7 @@ pub struct Builder<'a> {
     learned: Option<(AdapterWeights, f32)>,
     check: Check,
     notes: Option<Box<dyn Notes>>,
+    on_wrong: Option<OnWrong>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
     recover: bool,
     on_recovered: Option<OnRecovered>,
@@ -61,9 +63,10 @@ impl<'a> Builder<'a> {
             memory_budget: None,
             kv_cache: KvCacheType::F32,
             learned: None,
-            // A page keeps no findings: it would check at every load.
+            // A page says where findings are kept, or would check at every load.
             check: if cfg!(target_arch = "wasm32") { Check::Off } else { Check::On },
             notes: users_notes(),
+            on_wrong: None,
             on_progress: Box::new(|_| {}),
             recover: true,
             on_recovered: None,
@@ -102,8 +105,9 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Whether the GPU is checked before it is trusted: each kernel that the model will use is compared with what it should
-    /// compute, once an adapter, driver and version. What computes wrongly is left out: see [`Model::check_report`].
+    /// Whether the GPU is checked before it is trusted: each kernel is compared with what it should compute, once an adapter,
+    /// driver and version; those of captions while the model is loaded, those of other tasks when they are first asked for.
+    /// What computes wrongly is left out: see [`Model::check_report`].
     pub fn check(mut self, check: Check) -> Builder<'a> {
         self.check = check;
         self
@@ -112,6 +116,13 @@ impl<'a> Builder<'a> {
     /// Where findings about adapters are kept; the folder `qllama` of the user's cache directory unless told otherwise.
     pub fn notes(mut self, notes: impl Notes + 'static) -> Builder<'a> {
         self.notes = Some(Box::new(notes));
+        self
+    }
+
+    /// Hears of each time that the adapter is found to compute something wrongly: what the check found so far. Where other
+    /// kernels take the place of those that are wrong, the work goes on.
+    pub fn on_wrong(mut self, on_wrong: impl Fn(&CheckReport) + 'static) -> Builder<'a> {
+        self.on_wrong = Some(Box::new(on_wrong));
         self
     }
 
@@ -157,6 +168,7 @@ impl<'a> Builder<'a> {
             learned: self.learned,
             check: self.check,
             notes: self.notes,
+            on_wrong: self.on_wrong,
             on_progress: self.on_progress,
             recover: self.recover,
             on_recovered: self.on_recovered,
@@ -212,6 +224,7 @@ pub struct Opened<'a> {
     learned: Option<(AdapterWeights, f32)>,
     check: Check,
     notes: Option<Box<dyn Notes>>,
+    on_wrong: Option<OnWrong>,
     on_progress: Box<dyn FnMut(Progress) + 'a>,
     recover: bool,
     on_recovered: Option<OnRecovered>,
@@ -266,9 +279,13 @@ impl Opened<'_> {
     /// As [`Builder::load_async`]; an adapter that computes wrongly is told of by [`CheckReport::usable`].
     pub async fn check_async(mut self, on_tried: &mut dyn FnMut(&Tried)) -> Result<CheckReport> {
         let device = self.open_device().await?;
-        let sketch = Sketch::of(&self.files.checkpoint, &device).await?;
-        let (how, notes) = (self.check, self.notes.as_deref());
-        Checker { how, notes, clock: &clock(), on_tried }.check(&device, &sketch).await
+        let checkpoint = Rc::new(self.files.checkpoint);
+        fits(&checkpoint, &device).await?;
+        let checks = Checks::new(checkpoint, self.check, self.notes, None);
+        match checks.ensure(&device, &Task::all(), on_tried).await {
+            Ok(()) | Err(Error::Adapter { .. }) => Ok(checks.report(&device.info())),
+            Err(error) => Err(error),
+        }
     }
 
     /// Opens the adapter, checks it, and brings the weights to it.
@@ -279,16 +296,22 @@ impl Opened<'_> {
         let device = self.open_device().await?;
         let Files { preprocessor, checkpoint, tokenizer } = self.files;
         let config = checkpoint.config.clone();
-        let sketch = Sketch::of(&checkpoint, &device).await?;
+        let checkpoint = Rc::new(checkpoint);
+        fits(&checkpoint, &device).await?;
+        let checks = Rc::new(Checks::new(checkpoint.clone(), self.check, self.notes, self.on_wrong));
+        let tasks = [Task::Pictures, Task::text(self.kv_cache)];
+        let on_tried: &mut dyn FnMut(&Tried) = &mut |_| {};
         let check = async {
-            let (how, notes) = (self.check, self.notes.as_deref());
-            let on_tried: &mut dyn FnMut(&Tried) = &mut |_| {};
-            let report = Checker { how, notes, clock: &clock(), on_tried }.check(&device, &sketch).await?;
-            report.usable().map(|()| report)
+            match checks.ensure(&device, &tasks, on_tried).await {
+                // What takes the device's place is asked when it is used.
+                Err(error) if self.recover && is_loss(&error, &device) => Ok(()),
+                checked => checked,
+            }
         };
-        let load = Loaded::load(checkpoint, device.clone(), self.recover, self.on_recovered, &mut *self.on_progress);
-        let (report, loaded) = both(check, load).await?;
-        let mut model = Model::new(loaded, config, preprocessor, tokenizer, self.kv_cache, report);
+        let (checks, device) = (checks.clone(), device.clone());
+        let load = Loaded::load(checkpoint, checks, device, self.recover, self.on_recovered, &mut *self.on_progress);
+        let ((), loaded) = both(check, load).await?;
+        let mut model = Model::new(loaded, config, preprocessor, tokenizer, self.kv_cache);
         if let Some((weights, strength)) = &self.learned {
             model.use_adapter(weights, *strength)?;
         }
@@ -333,12 +356,6 @@ fn users_notes() -> Option<Box<dyn Notes>> {
     return Some(Box::new(NotesFolder::of_user()?));
     #[cfg(target_arch = "wasm32")]
     None
-}
-
-/// A clock that starts now.
-fn clock() -> impl Fn() -> f64 {
-    let started = web_time::Instant::now();
-    move || started.elapsed().as_secs_f64()
 }
 
 /// The tokenizer of a model, without anything else of it.

@@ -1,21 +1,22 @@
-//! The calls of kernels that a model may make, found by recording its passes without its weights.
+//! The calls of kernels that a model's tasks make, found by recording its passes without its weights.
 
 use std::collections::HashSet;
 
 use crate::device::recording::{Dispatch, PipelineKey, Recording, fresh_id};
-use crate::device::tensor::{DType, Tensor};
+use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::{Device, DeviceInfo};
 use crate::error::Result;
 use crate::files::checkpoint::Checkpoint;
 use crate::files::config::{Config, LlamaConfig};
 use crate::generate::beams::candidates;
+use crate::generate::options::{KvCacheType, Resolved};
 use crate::model::footprint::{
     Footprint, MOST_GRID, MOST_ROWS, PLANNED_BEAMS, PLANNED_NEW, PLANNED_PROMPT, PLANNED_ROWS,
 };
 use crate::model::nets::{Heads, Nets, Residency};
 use crate::nets::decoder::{CrossStates, Observed, Pass, Passed, Places};
 use crate::ops::Rows;
-use crate::ops::attention::Mask;
+use crate::ops::attention::{Keys, Mask};
 use crate::ops::cache::advance::advance;
 use crate::ops::cache::kv_cache::KvCache;
 use crate::ops::cache::reorder::reorder;
@@ -45,37 +46,120 @@ pub(crate) struct Sketch {
     info: DeviceInfo,
 }
 
+/// # Errors
+/// As [`Footprint::of`], and `E_LIMIT` where the model does not fit the device.
+pub(crate) async fn fits(checkpoint: &Checkpoint, device: &Device) -> Result<()> {
+    let info = device.info();
+    let footprint = Footprint::of(checkpoint, &checkpoint.config, &info).await?;
+    footprint.fit(&info, device.memory_budget().saturating_sub(device.memory().0)).map(|_| ())
+}
+
 impl Sketch {
     /// # Errors
-    /// As [`Footprint::of`], and `E_LIMIT` where the model does not fit the device.
+    /// As [`Footprint::of`].
     pub(crate) async fn of(checkpoint: &Checkpoint, device: &Device) -> Result<Sketch> {
         let (config, info) = (checkpoint.config.clone(), device.info());
-        let footprint = Footprint::of(checkpoint, &config, &info).await?;
-        footprint.fit(&info, device.memory_budget().saturating_sub(device.memory().0))?;
         let mut loader = Loader::plan(checkpoint, config.quantization.as_ref(), &info);
         let nets = Nets::load(&mut loader, &config, Residency::ALL, &mut |_, _| {}).await?;
         Ok(Sketch { nets, config, info })
     }
 
-    /// The calls of captions, texts, embeddings and match tables on a device that chooses as `device` does now; each kind of
-    /// call once.
-    pub(crate) fn calls(&self, device: &Device) -> Result<Vec<Dispatch>> {
+    /// The calls of some tasks on a device that chooses as `device` does now; each kind of call once.
+    pub(crate) fn calls(&self, device: &Device, tasks: &[Task]) -> Result<Vec<Dispatch>> {
         let recorder = Recorder { sketch: self, device };
         let (vision, rows) = recorder.vision()?;
         let crossed = recorder.crossed(rows);
-        let mut recordings = vec![vision, recorder.cross(&crossed)];
-        for dtype in [DType::F32, DType::F16] {
-            recordings.push(recorder.prefill(&crossed, dtype));
-            recordings.extend([1, PLANNED_BEAMS].map(|rows| recorder.step(rows, dtype)));
-        }
-        if let Some(heads) = &self.nets.heads {
-            recordings.push(recorder.pictures(heads, &crossed));
-            recordings.push(recorder.texts(heads));
-            recordings.push(recorder.matching(heads, &crossed));
+        let mut recordings = Vec::new();
+        let mut pictures = Some([vision, recorder.cross(&crossed)]);
+        for &task in tasks {
+            match (task, &self.nets.heads) {
+                (Task::Pictures, _) => recordings.extend(pictures.take().into_iter().flatten()),
+                (Task::Text(text), _) => recordings.extend([recorder.prefill(&crossed, text), recorder.step(text)]),
+                (Task::Batch(text), _) => recordings.extend([recorder.cached(&crossed, task), recorder.step(text)]),
+                (Task::Forward { .. }, _) => recordings.push(recorder.cached(&crossed, task)),
+                (Task::EmbedPictures, Some(heads)) => recordings.push(recorder.pictures(heads, &crossed)),
+                (Task::EmbedTexts, Some(heads)) => recordings.push(recorder.texts(heads)),
+                (Task::Matching, Some(heads)) => recordings.push(recorder.matching(heads, &crossed)),
+                // Its callers are told that the model has no heads.
+                (Task::EmbedPictures | Task::EmbedTexts | Task::Matching, None) => {}
+            }
         }
         let mut known = HashSet::new();
         let calls = recordings.into_iter().flat_map(|r| r.dispatches);
         Ok(calls.filter(|c| known.insert((PipelineKey::of(c), c.params.clone(), c.workgroups))).collect())
+    }
+}
+
+/// What a model may be asked for, as far as kernels differ.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Task {
+    /// InternViT, and cross-attention's keys and values.
+    Pictures,
+    Text(Text),
+    /// Texts that begin and end at different times.
+    Batch(Text),
+    /// The published forward pass, with attention's probabilities or without.
+    Forward {
+        attention: bool,
+    },
+    EmbedPictures,
+    EmbedTexts,
+    /// Image-text matching.
+    Matching,
+}
+
+/// A text behind a picture, or without one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Text {
+    /// Sequences that are written side by side.
+    pub rows: usize,
+    pub kv_cache: KvCacheType,
+    /// Those of each prompt that are searched together; 1 without a search.
+    pub beams: usize,
+    pub sampled: bool,
+    pub penalised: bool,
+}
+
+impl Text {
+    fn of(batch: usize, options: &Resolved) -> Text {
+        Text {
+            rows: batch * options.copies(),
+            kv_cache: options.kv_cache,
+            beams: options.num_beams,
+            sampled: options.sampling.is_some(),
+            penalised: options.penalised(),
+        }
+    }
+}
+
+impl Task {
+    /// A text by greedy search.
+    pub(crate) fn text(kv_cache: KvCacheType) -> Task {
+        Task::Text(Text { rows: 1, kv_cache, beams: 1, sampled: false, penalised: false })
+    }
+
+    /// Texts of `batch` prompts.
+    pub(crate) fn texts(batch: usize, options: &Resolved) -> Task {
+        Task::Text(Text::of(batch, options))
+    }
+
+    /// Texts of a batch.
+    pub(crate) fn batch(size: usize, options: &Resolved) -> Task {
+        Task::Batch(Text::of(size, options))
+    }
+
+    /// All that a model with or without pictures is asked for.
+    pub(crate) fn all() -> Vec<Task> {
+        let mut tasks = vec![Task::Pictures];
+        for kv_cache in [KvCacheType::F32, KvCacheType::F16] {
+            tasks.push(Task::text(kv_cache));
+            let chosen = Text { rows: 1, kv_cache, beams: 1, sampled: true, penalised: true };
+            tasks.push(Task::Text(chosen));
+            let beams = Text { rows: PLANNED_BEAMS, beams: PLANNED_BEAMS, sampled: false, ..chosen };
+            tasks.extend([Task::Text(beams), Task::Batch(beams)]);
+        }
+        tasks.extend([Task::EmbedPictures, Task::EmbedTexts, Task::Matching, Task::Forward { attention: true }]);
+        tasks
     }
 }
 
@@ -135,7 +219,11 @@ impl Recorder<'_> {
 
     fn caches(&self, rows: usize, dtype: DType) -> Vec<KvCache> {
         let heads = self.sketch.nets.decoder.heads();
-        let storage = KvCache::storage(self.sketch.info.weights, dtype, rows, heads);
+        self.caches_in(KvCache::storage(self.sketch.info.weights, dtype, rows, heads), rows, dtype)
+    }
+
+    fn caches_in(&self, storage: Storage, rows: usize, dtype: DType) -> Vec<KvCache> {
+        let heads = self.sketch.nets.decoder.heads();
         let cache = || tensor(dtype, &[rows, heads.kv_width()]).stored(storage);
         (0..self.text().num_hidden_layers).map(|_| KvCache { k: cache(), v: cache() }).collect()
     }
@@ -173,32 +261,41 @@ impl Recorder<'_> {
         decoder.record(r, &Pass::prefill(x, batch, places, mask, crossed), &Observed::default())
     }
 
-    /// A prompt behind a picture, and the choice of a token, or of five beams'.
-    fn prefill(&self, crossed: &CrossStates, dtype: DType) -> Recording {
-        let (text, mut r) = (self.text(), self.device.recording());
-        let queries = if crossed.rows > 0 { text.num_query_token } else { 0 };
-        let rows = (queries + PLANNED_PROMPT).min(text.max_position_embeddings).min(MOST_ROWS);
-        let x = f32(&[rows, text.hidden_size]);
-        let first = if queries < rows { self.queries(&mut r, x, 1) } else { 0 };
-        self.ids(&mut r, x, 1, first);
+    /// A prompt behind a picture, and the choice of a token of each sequence.
+    fn prefill(&self, crossed: &CrossStates, text: Text) -> Recording {
+        let mut r = self.device.recording();
+        let x = self.prompt(&mut r, crossed);
         let mask = Mask::Causal { attention_mask: None, zero_queries: 0 };
-        let passed = self.pass(&mut r, x, 1, mask, Some(crossed), dtype);
+        let passed = self.pass(&mut r, x, 1, mask, Some(crossed), text.kv_cache.dtype());
         let hidden = gather_rows(&mut r, passed.last_hidden_state, u32(&[1]));
-        let logits = self.sketch.nets.decoder.logits(&mut r, hidden);
-        self.choose(&mut r, logits);
-        let each = gather_rows(&mut r, logits, u32(&[PLANNED_BEAMS]));
-        self.choose(&mut r, each);
+        let mut logits = self.sketch.nets.decoder.logits(&mut r, hidden);
+        if text.rows > 1 {
+            logits = gather_rows(&mut r, logits, u32(&[text.rows]));
+        }
+        self.choose(&mut r, logits, text);
         r
     }
 
-    /// A token more of `rows` sequences.
-    fn step(&self, rows: usize, dtype: DType) -> Recording {
+    /// Query tokens and a prompt.
+    fn prompt(&self, r: &mut Recording, crossed: &CrossStates) -> Tensor {
+        let text = self.text();
+        let queries = if crossed.rows > 0 { text.num_query_token } else { 0 };
+        let rows = (queries + PLANNED_PROMPT).min(text.max_position_embeddings).min(MOST_ROWS);
+        let x = f32(&[rows, text.hidden_size]);
+        let first = if queries < rows { self.queries(r, x, 1) } else { 0 };
+        self.ids(r, x, 1, first);
+        x
+    }
+
+    /// A token more of each sequence.
+    fn step(&self, of: Text) -> Recording {
         let (text, decoder, mut r) = (self.text(), &self.sketch.nets.decoder, self.device.recording());
+        let (rows, dtype) = (of.rows, of.kv_cache.dtype());
         let length = (text.num_query_token + PLANNED_PROMPT).min(text.max_position_embeddings).min(MOST_ROWS);
         let capacity = length + PLANNED_NEW;
         let (table, past, positions, slots) = (u32(&[rows, capacity]), u32(&[1]), u32(&[rows]), u32(&[rows]));
-        if rows > 1 {
-            reorder(&mut r, table, u32(&[rows]), past, length, rows);
+        if of.beams > 1 {
+            reorder(&mut r, table, u32(&[rows]), past, length, of.beams);
         }
         let x = f32(&[rows, text.hidden_size]);
         self.ids(&mut r, x, 1, 0);
@@ -207,25 +304,64 @@ impl Recorder<'_> {
         let pass = Pass::step(x, Places { positions, slots, caches: &caches }, table, past, mask);
         let passed = decoder.record(&mut r, &pass, &Observed::default());
         let logits = decoder.logits(&mut r, passed.last_hidden_state);
-        self.choose(&mut r, logits);
+        self.choose(&mut r, logits, of);
         advance(&mut r, table, past, positions, slots);
         r
     }
 
-    /// Each way to choose tokens.
-    fn choose(&self, r: &mut Recording, logits: Tensor) {
+    /// The choice of a token a row.
+    fn choose(&self, r: &mut Recording, logits: Tensor, text: Text) {
         let rows = logits.rows();
         let tokens = u32(&[rows]);
-        argmax(r, logits, tokens);
-        sample(r, logits, u32(&[1]), Sampling { temperature: 0.7, top_k: 50, top_p: 0.9, seed: 7 }, tokens);
-        let penalties = Penalties { repetition_penalty: 1.5, no_repeat_ngram_size: 3, min_new_tokens: 8 };
+        let scores = if text.beams > 1 { log_softmax(r, logits) } else { logits };
         let (history, lengths) = (u32(&[rows, PLANNED_NEW]), u32(&[2]));
-        penalize(r, logits, history, lengths, u32(&[1]), penalties);
-        remember(r, tokens, history, lengths);
-        if rows > 1 {
-            let scores = log_softmax(r, logits);
-            top_k(r, scores, candidates(1, rows));
+        if text.penalised {
+            let penalties = Penalties { repetition_penalty: 1.5, no_repeat_ngram_size: 3, min_new_tokens: 8 };
+            penalize(r, scores, history, lengths, u32(&[1]), penalties);
         }
+        match text {
+            Text { beams: 2.., .. } => drop(top_k(r, scores, candidates(1, text.beams))),
+            Text { sampled: true, .. } => {
+                sample(r, scores, u32(&[1]), Sampling { temperature: 0.7, top_k: 50, top_p: 0.9, seed: 7 }, tokens);
+            }
+            _ => argmax(r, scores, tokens),
+        }
+        if text.penalised && text.beams == 1 {
+            remember(r, tokens, history, lengths);
+        }
+    }
+
+    /// A prompt whose keys and values go to a cache that it reads them from: a batch's, or, with `forward`, one in buffers.
+    fn cached(&self, crossed: &CrossStates, task: Task) -> Recording {
+        let (text, decoder, mut r) = (self.text(), &self.sketch.nets.decoder, self.device.recording());
+        let x = self.prompt(&mut r, crossed);
+        let (rows, heads) = (x.rows(), text.num_attention_heads);
+        let crossed = Some(crossed).filter(|crossed| crossed.rows > 0 && rows >= text.num_query_token);
+        let caches = match task {
+            Task::Batch(text) => self.caches(rows + PLANNED_NEW, text.kv_cache.dtype()),
+            _ => self.caches_in(Storage::Buffer, rows, DType::F32),
+        };
+        let mut observed = Observed::default();
+        if task == (Task::Forward { attention: true }) {
+            observed.attentions = (0..text.num_hidden_layers).map(|_| f32(&[1, heads, rows, rows])).collect();
+            let probabilities = |crossed: &CrossStates| f32(&[1, heads, text.num_query_token, crossed.rows]);
+            let crossing = crossed.iter().flat_map(|crossed| crossed.layers.iter().flatten().map(|_| *crossed));
+            observed.cross_attentions = crossing.map(probabilities).collect();
+        }
+        let places = Places { positions: u32(&[rows]), slots: u32(&[rows]), caches: &caches };
+        let mask = Mask::Causal { attention_mask: None, zero_queries: text.num_query_token.min(rows) };
+        let keys = Keys::Cached { table: u32(&[1, rows]), past: u32(&[1]) };
+        let pass = Pass { keys, ..Pass::prefill(x, 1, places, mask, crossed) };
+        let passed = decoder.record(&mut r, &pass, &observed);
+        match task {
+            Task::Batch(text) => {
+                let hidden = gather_rows(&mut r, passed.last_hidden_state, u32(&[text.rows]));
+                let logits = decoder.logits(&mut r, hidden);
+                self.choose(&mut r, logits, text);
+            }
+            _ => drop(decoder.logits(&mut r, passed.last_hidden_state)),
+        }
+        r
     }
 
     /// Embeddings of pictures.

@@ -1,21 +1,25 @@
-//! Whether a device computes what the kernels say: each call that a model may make is tried before it is trusted.
+//! Whether a device computes what the kernels say: each call that a model's tasks make is tried before it is
+//! trusted, those of captions when the model is loaded, those of other tasks when they are first asked for.
 //!
 //! A pipeline that computes wrongly is struck off, and the op's next way takes its place. What was found is kept by
 //! adapter, driver and shaders, so that it is asked once.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
+use async_lock::Mutex;
+use web_time::Instant;
 
-use crate::device::choices::Choices;
 use crate::device::recording::{Dispatch, PipelineKey};
 use crate::device::{Device, DeviceInfo};
 use crate::error::{Error, Result};
+use crate::files::checkpoint::Checkpoint;
 use crate::files::notes::Notes;
-use crate::model::calls::Sketch;
+use crate::model::calls::{Sketch, Task};
+use crate::model::verdict::{Verdict, number};
 use crate::ops::trial::Outcome;
-use crate::ops::{shaders_hash, trial_of};
+use crate::ops::trial_of;
 
 /// Whether the GPU is checked before a model is loaded.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -38,7 +42,7 @@ pub struct Tried {
     pub shapes: String,
     /// The normalised mean squared error; or what is wrong.
     pub outcome: std::result::Result<f64, String>,
-    /// How long it took with all that belongs to it, where there is a clock.
+    /// How long it took beyond those before it, with all that belongs to it.
     pub seconds: f64,
 }
 
@@ -48,7 +52,7 @@ pub struct CheckReport {
     pub adapter: String,
     pub backend: String,
     pub driver: String,
-    /// What was tried now; nothing where all was known.
+    /// What was tried since the model is being loaded; nothing where all was known.
     pub tried: Vec<Tried>,
     /// Pipelines that compute wrongly, each with what is wrong, whenever that was found.
     pub wrong: Vec<(String, String)>,
@@ -60,11 +64,6 @@ impl CheckReport {
     fn new(info: &DeviceInfo) -> CheckReport {
         let (adapter, backend, driver) = (info.name.clone(), info.backend.clone(), info.driver.clone());
         CheckReport { adapter, backend, driver, tried: Vec::new(), wrong: Vec::new(), needed: Vec::new() }
-    }
-
-    /// Whether something was found to be wrong now.
-    pub fn has_news(&self) -> bool {
-        self.tried.iter().any(|tried| tried.outcome.is_err())
     }
 
     /// What is wrong, to be sent to whoever can mend it; `None` where nothing is.
@@ -103,144 +102,158 @@ impl CheckReport {
     }
 }
 
-/// What is known of an adapter, as it is kept.
-#[derive(Serialize, Deserialize, PartialEq, Debug)]
-struct Verdict {
-    adapter: String,
-    backend: String,
-    driver: String,
-    shaders: u64,
-    /// Calls that are computed rightly, each by its number.
-    right: BTreeSet<u64>,
-    /// Pipelines that compute wrongly, and what is wrong.
-    wrong: BTreeMap<String, String>,
+/// What checks the devices of a model, as far as its tasks need it.
+pub(crate) struct Checks {
+    checkpoint: Rc<Checkpoint>,
+    how: Check,
+    notes: Option<Box<dyn Notes>>,
+    /// Hears of what is wrong where others stand in for it: where nothing does, the error tells.
+    on_wrong: Option<OnWrong>,
+    known: Mutex<Option<Known>>,
+    report: RefCell<Option<CheckReport>>,
 }
 
-impl Verdict {
-    fn new(info: &DeviceInfo) -> Verdict {
-        let (adapter, backend, driver) = (info.name.clone(), info.backend.clone(), info.driver.clone());
-        let (right, wrong) = (BTreeSet::new(), BTreeMap::new());
-        Verdict { adapter, backend, driver, shaders: shaders_hash(), right, wrong }
-    }
+/// Hears of each time that something was found to be wrong.
+pub(super) type OnWrong = Box<dyn Fn(&CheckReport)>;
 
-    /// The name of the file that it is kept in.
-    fn file(&self) -> String {
-        let mut hasher = DefaultHasher::new();
-        (&self.adapter, &self.backend, &self.driver).hash(&mut hasher);
-        format!("check-{:016x}.json", hasher.finish())
-    }
-
-    /// What was kept of this adapter, driver and version; what is damaged or of others counts for nothing.
-    async fn read(info: &DeviceInfo, notes: Option<&dyn Notes>) -> Verdict {
-        let new = Verdict::new(info);
-        let Some(notes) = notes else { return new };
-        let kept = notes.read(&new.file()).await.and_then(|bytes| serde_json::from_slice::<Verdict>(&bytes).ok());
-        let same = |v: &Verdict| {
-            (&v.adapter, &v.backend, &v.driver, v.shaders) == (&new.adapter, &new.backend, &new.driver, new.shaders)
-        };
-        kept.filter(same).unwrap_or(new)
-    }
-
-    async fn write(&self, notes: Option<&dyn Notes>) {
-        if let (Some(notes), Ok(bytes)) = (notes, serde_json::to_vec(self)) {
-            notes.write(&self.file(), &bytes).await;
-        }
-    }
-
-    fn strike(&self, device: &Device) {
-        let mut choices = Choices::clone(&device.choices());
-        self.wrong.keys().for_each(|pipeline| choices.strike(pipeline));
-        device.set_choices(choices);
-    }
+/// What is known of a device.
+struct Known {
+    device: Device,
+    sketch: Sketch,
+    verdict: Verdict,
+    /// What it can be asked for.
+    tasks: HashSet<Task>,
 }
 
-/// A call's number: no other pipeline, parameters or grid have it.
-fn number(call: &Dispatch) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (PipelineKey::of(call).to_string(), &call.params, call.workgroups).hash(&mut hasher);
-    hasher.finish()
-}
+/// Trials that a device is given before the first one's answer is awaited: it compiles one while others are made ready.
+const AHEAD: usize = 6;
 
-/// What checks a device.
-pub(crate) struct Checker<'a> {
-    pub how: Check,
-    pub notes: Option<&'a dyn Notes>,
-    /// Seconds since some moment.
-    pub clock: &'a dyn Fn() -> f64,
-    /// Hears of each call that was tried.
-    pub on_tried: &'a mut dyn FnMut(&Tried),
-}
+impl Checks {
+    pub(super) fn new(
+        checkpoint: Rc<Checkpoint>,
+        how: Check,
+        notes: Option<Box<dyn Notes>>,
+        on_wrong: Option<OnWrong>,
+    ) -> Checks {
+        Checks { checkpoint, how, notes, on_wrong, known: Mutex::new(None), report: RefCell::default() }
+    }
 
-impl Checker<'_> {
-    /// Tries what a model calls and is not known to be right, until each call has a way whose pipelines stand, and lets the
-    /// device take those ways from now on.
+    /// What was found; nothing where nothing was asked.
+    pub(super) fn report(&self, info: &DeviceInfo) -> CheckReport {
+        self.report.borrow().clone().unwrap_or_else(|| CheckReport::new(info))
+    }
+
+    /// Tries what some tasks call and is not known to be right, until each call has a way whose pipelines stand, and lets
+    /// the device take those ways from now on. `on_tried` hears of each trial.
     ///
     /// # Errors
-    /// Only the device's own, `E_DEVICE_LOST` and `E_OOM`: see [`CheckReport::usable`].
-    pub(crate) async fn check(&mut self, device: &Device, sketch: &Sketch) -> Result<CheckReport> {
-        let info = device.info();
-        let mut report = CheckReport::new(&info);
+    /// `E_ADAPTER` where a task needs what the device computes wrongly; the device's own, `E_DEVICE_LOST` and `E_OOM`.
+    pub(crate) async fn ensure(&self, device: &Device, tasks: &[Task], on_tried: &mut dyn FnMut(&Tried)) -> Result<()> {
         if self.how == Check::Off || device.as_gpu().is_none() {
-            return Ok(report);
+            return Ok(());
         }
-        let mut verdict = match self.how {
+        let mut known = self.known.lock().await;
+        if known.as_ref().is_none_or(|known| !known.device.is(device)) {
+            *known = Some(self.open(device).await?);
+        }
+        let Some(known) = &mut *known else { unreachable!("it was opened") };
+        let new: Vec<Task> = tasks.iter().copied().filter(|task| !known.tasks.contains(task)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut report = self.report.take().unwrap_or_else(|| CheckReport::new(&device.info()));
+        let before = (report.tried.len(), known.verdict.wrong.len());
+        let needed = known.ways(&new, &mut report, on_tried).await;
+        report.wrong = known.verdict.wrong.clone().into_iter().collect();
+        // What nothing can be computed with is asked again the next time.
+        report.needed = needed?;
+        let usable = report.usable();
+        if report.tried.len() > before.0 && usable.is_ok() {
+            known.verdict.write(&device.info(), self.notes.as_deref()).await;
+        }
+        let news = known.verdict.wrong.len() > before.1 && usable.is_ok();
+        if let Some(tell) = self.on_wrong.as_ref().filter(|_| news) {
+            tell(&report);
+        }
+        self.report.replace(Some(report));
+        usable?;
+        known.tasks.extend(new);
+        Ok(())
+    }
+
+    async fn open(&self, device: &Device) -> Result<Known> {
+        let (info, sketch) = (device.info(), Sketch::of(&self.checkpoint, device).await?);
+        let verdict = match self.how {
             Check::Again => Verdict::new(&info),
-            _ => Verdict::read(&info, self.notes).await,
+            _ => Verdict::read(&info, self.notes.as_deref()).await,
         };
         verdict.strike(device);
+        Ok(Known { device: device.clone(), sketch, verdict, tasks: HashSet::new() })
+    }
+}
+
+impl Known {
+    /// Tries what the tasks call until each call has a way that stands. Returns the pipelines that nothing stands in for.
+    async fn ways(
+        &mut self,
+        tasks: &[Task],
+        report: &mut CheckReport,
+        on_tried: &mut dyn FnMut(&Tried),
+    ) -> Result<Vec<String>> {
         loop {
-            let before = verdict.wrong.len();
-            for call in sketch.calls(device)? {
-                self.judge(device, &call, &mut verdict, &mut report).await?;
-            }
-            verdict.strike(device);
-            if verdict.wrong.len() == before {
-                break;
+            let before = self.verdict.wrong.len();
+            let calls = self.sketch.calls(&self.device, tasks)?;
+            self.judge(&calls, report, on_tried).await?;
+            self.verdict.strike(&self.device);
+            if self.verdict.wrong.len() == before {
+                let pipelines = calls.iter().map(|call| PipelineKey::of(call).to_string());
+                let wrong = pipelines.filter(|pipeline| self.verdict.wrong.contains_key(pipeline));
+                return Ok(wrong.collect::<BTreeSet<_>>().into_iter().collect());
             }
         }
-        let calls = sketch.calls(device)?;
-        let needed =
-            calls.iter().map(|call| PipelineKey::of(call).to_string()).filter(|p| verdict.wrong.contains_key(p));
-        report.needed = needed.collect::<BTreeSet<_>>().into_iter().collect();
-        // What nothing can be computed with is asked again the next time.
-        if !report.tried.is_empty() && report.needed.is_empty() {
-            verdict.write(self.notes).await;
-        }
-        report.wrong = verdict.wrong.into_iter().collect();
-        Ok(report)
     }
 
     async fn judge(
         &mut self,
-        device: &Device,
-        call: &Dispatch,
-        verdict: &mut Verdict,
+        calls: &[Dispatch],
         report: &mut CheckReport,
+        on_tried: &mut dyn FnMut(&Tried),
     ) -> Result<()> {
-        let (pipeline, number) = (PipelineKey::of(call).to_string(), number(call));
-        if verdict.wrong.contains_key(&pipeline) || verdict.right.contains(&number) {
-            return Ok(());
-        }
-        let started = (self.clock)();
-        let trial = trial_of(call);
-        let outcome = match trial.run(device).await {
-            Ok(Outcome::Right(error)) => {
-                verdict.right.insert(number);
-                Ok(error)
-            }
-            Ok(Outcome::Wrong(fault)) => {
-                verdict.wrong.insert(pipeline.clone(), fault.clone());
-                Err(fault)
-            }
-            // What is too large for this adapter the model cannot call either.
-            Err(Error::Limit { .. }) => return Ok(()),
-            Err(error) => return Err(error),
+        let open = |call: &&Dispatch| {
+            let pipeline = PipelineKey::of(call).to_string();
+            !self.verdict.wrong.contains_key(&pipeline) && !self.verdict.right.contains(&number(call))
         };
-        let shapes: Vec<String> = trial.dispatch.operands.iter().map(|(t, _)| format!("{:?}", t.shape())).collect();
-        let tried = Tried { pipeline, shapes: shapes.join(" "), outcome, seconds: (self.clock)() - started };
-        (self.on_tried)(&tried);
-        report.tried.push(tried);
-        Ok(())
+        let open: Vec<&Dispatch> = calls.iter().filter(open).collect();
+        let mut coming = open.into_iter();
+        let mut since = Instant::now();
+        let mut running = VecDeque::new();
+        loop {
+            while running.len() < AHEAD
+                && let Some(call) = coming.next()
+            {
+                running.push_back((call, trial_of(call).start(&self.device)));
+            }
+            let Some((call, started)) = running.pop_front() else { return Ok(()) };
+            let pipeline = PipelineKey::of(call).to_string();
+            let shapes = started.trial.shapes();
+            let outcome = match started.outcome().await {
+                Ok(Outcome::Right(error)) => {
+                    self.verdict.right.insert(number(call));
+                    Ok(error)
+                }
+                Ok(Outcome::Wrong(fault)) => {
+                    self.verdict.wrong.insert(pipeline.clone(), fault.clone());
+                    Err(fault)
+                }
+                // What is too large for this adapter the model cannot call either.
+                Err(Error::Limit { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let tried = Tried { pipeline, shapes, outcome, seconds: since.elapsed().as_secs_f64() };
+            since = Instant::now();
+            on_tried(&tried);
+            report.tried.push(tried);
+        }
     }
 }
 

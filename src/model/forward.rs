@@ -11,6 +11,8 @@ use crate::device::{Array, Pool};
 use crate::error::{Error, Result};
 use crate::files::config::LlamaConfig;
 use crate::generate::check::{GivenRows, check_images, check_mask, check_vision, input, wrong_shape};
+use crate::generate::options::KvCacheType;
+use crate::model::calls::Task;
 use crate::model::front::Model;
 use crate::model::network::{Crossed, Network};
 use crate::model::past::{Arguments, PastKeyValues, Writer};
@@ -180,6 +182,12 @@ impl ForwardInputs {
         }
     }
 
+    /// What it takes of the device.
+    fn tasks(&self) -> [Task; 3] {
+        let attention = self.output_attentions || self.output_cross_attentions;
+        [Task::Pictures, Task::text(KvCacheType::F32), Task::Forward { attention }]
+    }
+
     /// `position_ids`, or P .. P + S - 1.
     fn positions(&self, text: &LlamaConfig, batch: usize, rows: usize, past: usize) -> Result<Vec<u32>> {
         let limit = text.max_position_embeddings;
@@ -244,7 +252,8 @@ impl Model {
     /// # Errors
     /// As [`Model::forward`].
     pub async fn forward_async(&self, inputs: &mut ForwardInputs) -> Result<ForwardOutputs> {
-        self.run(async |network| network.forward(inputs, Function::Forward).await).await
+        let tasks = inputs.tasks();
+        self.loaded().run(&tasks, async |network| network.forward(inputs, Function::Forward).await).await
     }
 
     /// As [`Model::forward_train`], to be awaited.
@@ -258,7 +267,8 @@ impl Model {
     ) -> Result<ForwardOutputs> {
         inputs.check_for_train(additive_mask)?;
         let function = additive_mask.map_or(Function::TrainUnmasked, Function::Train);
-        self.run(async |network| network.forward(inputs, function).await).await
+        let tasks = inputs.tasks();
+        self.loaded().run(&tasks, async |network| network.forward(inputs, function).await).await
     }
 }
 
@@ -534,30 +544,30 @@ impl Network {
         let rows_of = |t: Tensor| [batch, t.rows() / batch, t.width()];
         let mut outputs = ForwardOutputs::default();
         if let Some(last) = kept.last_hidden_state.filter(|_| inputs.output_last_hidden_state) {
-            outputs.last_hidden_state = Some(self.read(last, &rows_of(last)).await?);
+            outputs.last_hidden_state = Some(self.read("last_hidden_state", last, &rows_of(last)).await?);
         }
         if let Some(logits) = kept.logits {
-            outputs.logits = Some(self.read(logits, &rows_of(logits)).await?);
+            outputs.logits = Some(self.read("logits", logits, &rows_of(logits)).await?);
         }
         if let Some((losses, counted)) = kept.losses {
-            let sum: f64 = self.device().read_f32(losses).await?.iter().map(|l| f64::from(*l)).sum();
+            let sum: f64 = self.device().read_numbers("losses", losses).await?.iter().map(|l| f64::from(*l)).sum();
             outputs.loss = Some((sum / counted as f64) as f32);
         }
         if inputs.output_hidden_states {
             for state in kept.hidden_states.into_iter().chain(kept.last_hidden_state) {
-                outputs.hidden_states.push(self.read(state, &rows_of(state)).await?);
+                outputs.hidden_states.push(self.read("hidden_states", state, &rows_of(state)).await?);
             }
         }
         for tensor in &kept.observed.attentions {
-            outputs.attentions.push(self.read(*tensor, tensor.shape()).await?);
+            outputs.attentions.push(self.read("attentions", *tensor, tensor.shape()).await?);
         }
         for tensor in &kept.observed.cross_attentions {
-            outputs.cross_attentions.push(self.read(*tensor, tensor.shape()).await?);
+            outputs.cross_attentions.push(self.read("cross_attentions", *tensor, tensor.shape()).await?);
         }
         Ok(outputs)
     }
 
-    async fn read(&self, tensor: Tensor, shape: &[usize]) -> Result<Array<f32>> {
-        Ok(Array::new(shape, self.device().read_f32(tensor).await?))
+    async fn read(&self, what: &str, tensor: Tensor, shape: &[usize]) -> Result<Array<f32>> {
+        Ok(Array::new(shape, self.device().read_numbers(what, tensor).await?))
     }
 }

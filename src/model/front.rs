@@ -15,6 +15,7 @@ use crate::generate::inputs::GenerateInputs;
 use crate::generate::options::{GenerateOptions, KvCacheType, Resolved};
 use crate::generate::session::{Event, Sequence};
 use crate::image::{Picture, PixelValues, Preprocessor};
+use crate::model::calls::Task;
 use crate::model::check::CheckReport;
 use crate::model::network::{Network, Vision};
 use crate::model::recovery::Loaded;
@@ -129,7 +130,6 @@ pub struct Model {
     preprocessor: Preprocessor,
     tokenizer: Option<Tokenizer>,
     kv_cache: KvCacheType,
-    check: CheckReport,
 }
 
 impl Model {
@@ -139,9 +139,8 @@ impl Model {
         preprocessor: Preprocessor,
         tokenizer: Option<Tokenizer>,
         kv_cache: KvCacheType,
-        check: CheckReport,
     ) -> Model {
-        Model { loaded, config, preprocessor, tokenizer, kv_cache, check }
+        Model { loaded, config, preprocessor, tokenizer, kv_cache }
     }
 
     /// The model's sizes.
@@ -154,9 +153,9 @@ impl Model {
         self.loaded.device().info()
     }
 
-    /// What the check of the GPU found when the model was loaded.
-    pub fn check_report(&self) -> &CheckReport {
-        &self.check
+    /// What the check of the GPU found so far.
+    pub fn check_report(&self) -> CheckReport {
+        self.loaded.check_report()
     }
 
     /// Bytes of GPU memory held now, and the most there ever were.
@@ -198,7 +197,7 @@ impl Model {
     /// Those of `call`; `E_DEVICE_LOST` and `E_OOM` where the device is lost again and again.
     #[doc(hidden)]
     pub async fn run<T>(&self, call: impl AsyncFnMut(&Network) -> Result<T>) -> Result<T> {
-        self.loaded.run(call).await
+        self.loaded.run(&[Task::Pictures, Task::EmbedPictures, Task::EmbedTexts], call).await
     }
 
     /// The passes over tensors, without recovery: for tests and measurements.
@@ -214,6 +213,11 @@ impl Model {
     #[doc(hidden)]
     pub fn dispatches_per_token(&self) -> usize {
         self.loaded.made().map_or(0, |network| network.dispatches_per_token())
+    }
+
+    /// What it loaded.
+    pub(super) fn loaded(&self) -> &Loaded {
+        &self.loaded
     }
 
     /// What it loaded, to be changed.
@@ -316,7 +320,8 @@ impl Model {
         let options = self.resolve(options)?;
         let mut streams = Streams { tokenizer: self.tokenizer.as_ref(), texts: Vec::new() };
         let mut told = Told { events: Vec::new(), loaded: &self.loaded };
-        let found = self.loaded.run(async |network| {
+        let tasks = [Task::Pictures, Task::texts(inputs.check(&self.config, &options)?.batch, &options)];
+        let found = self.loaded.run(&tasks, async |network| {
             let mut replay = told.replay();
             let on_event = &mut |event| match event {
                 _ if replay.knows(event) => replay.goes_on(),
@@ -383,7 +388,10 @@ impl Model {
         let ids: Vec<u32> = texts.iter().flat_map(|t| tokenizer.encode_text(&format!("{prefix}{t}"))).collect();
         let embeddings = match mode {
             Mode::Itm => Vec::new(),
-            Mode::C | Mode::G => self.loaded.run(async |network| network.embed_text(&ids, texts.len()).await).await?,
+            Mode::C | Mode::G => {
+                let embed = async |network: &Network| network.embed_text(&ids, texts.len()).await;
+                self.loaded.run(&[Task::EmbedTexts], embed).await?
+            }
         };
         Ok(Matcher { model: self, mode, count: texts.len(), ids, embeddings })
     }
@@ -394,7 +402,8 @@ impl Model {
     /// `E_STATE` where the checkpoint lacks the heads; `E_INPUT` for [`Mode::Itm`]; the device's.
     pub async fn embed_picture_async(&self, picture: &Picture, mode: Mode) -> Result<Vec<f32>> {
         let pixels = self.pixel_values(picture);
-        self.loaded.run(async |network| embed_vision(network, &network.vision(&pixels).await?, mode).await).await
+        let embed = async |network: &Network| embed_vision(network, &network.vision(&pixels).await?, mode).await;
+        self.loaded.run(&[Task::Pictures, Task::EmbedPictures], embed).await
     }
 
     /// As [`Model::embed_text`], to be awaited.
@@ -403,7 +412,7 @@ impl Model {
     /// `E_STATE` where the checkpoint lacks the heads; `E_IO` without a tokenizer; the device's.
     pub async fn embed_text_async(&self, text: &str) -> Result<Vec<f32>> {
         let ids = self.tokenizer()?.encode_text(&format!("{SUMMARIZE}{text}"));
-        self.loaded.run(async |network| network.embed_text(&ids, 1).await).await
+        self.loaded.run(&[Task::EmbedTexts], async |network| network.embed_text(&ids, 1).await).await
     }
 }
 
@@ -442,7 +451,8 @@ impl Matcher<'_> {
     /// As [`Matcher::row_async`].
     pub async fn row_of_pixels_async(&self, pixels: &PixelValues) -> Result<Vec<f32>> {
         let Matcher { model, mode, count, ids, embeddings } = self;
-        let row = model.loaded.run(async |network| {
+        let tasks = [Task::Pictures, if *mode == Mode::Itm { Task::Matching } else { Task::EmbedPictures }];
+        let row = model.loaded.run(&tasks, async |network| {
             let vision = network.vision(pixels).await?;
             if *mode == Mode::Itm {
                 let crossed = network.cross_states(&vision).await?;

@@ -19,6 +19,7 @@ pub(crate) mod past;
 #[cfg(test)]
 mod pipelines;
 mod recovery;
+mod verdict;
 
 pub use attention_map::AttentionMap;
 pub use batch::{CaptionBatch, Captioned};

@@ -159,7 +159,7 @@ impl Network {
         let mut out = Vec::new();
         for states in self.run_vision(pixels, &mut pool, true).await? {
             let shape = [pixels.batch, states.rows() / pixels.batch, states.width()];
-            out.push(Array::new(&shape, self.device.read_f32(states).await?));
+            out.push(Array::new(&shape, self.device.read_numbers("vision_hidden_states", states).await?));
         }
         Ok(out)
     }
@@ -207,7 +207,7 @@ impl Network {
             for (i, layer) in kept.iter().enumerate() {
                 record(&mut r, i, layer)?;
             }
-            return self.device.play(&r);
+            return self.device.play_long(&r).await;
         }
         for i in 0..layers.count {
             let mut pool = self.device.pool();
@@ -215,7 +215,7 @@ impl Network {
             let quantization = self.config.quantization.as_ref();
             let layer = load(&mut Loader::load(&self.checkpoint, quantization, &mut pool, on_bytes), i).await?;
             record(&mut r, i, &layer)?;
-            self.device.play(&r)?;
+            self.device.play_long(&r).await?;
             self.device.finish().await?;
             r = self.device.recording();
         }
@@ -244,7 +244,7 @@ impl Network {
     /// The device's.
     pub async fn vision_rows(&self, vision: &Vision) -> Result<Array<f32>> {
         let shape = [vision.images, vision.rows, vision.states.width()];
-        Ok(Array::new(&shape, self.device.read_f32(vision.states).await?))
+        Ok(Array::new(&shape, self.device.read_numbers("vision_hidden_states", vision.states).await?))
     }
 
     /// Cross-attention's keys and values of some pictures: once a picture, whatever is asked of it then.
@@ -317,9 +317,7 @@ impl Network {
         let mut pool = self.device.pool();
         let out = pool.keep(&mut r, out)?;
         self.device.play(&r)?;
-        let values = self.device.read_f32(out).await?;
-        check_finite(what, &values)?;
-        Ok(values)
+        self.device.read_numbers(what, out).await
     }
 
     /// Text embeddings, not normalised: [texts, clip_embed_dim]. `ids` is [texts, rows]: with BOS and EOS, padded on
@@ -413,7 +411,7 @@ impl Network {
     /// `E_STATE` when the checkpoint has none.
     pub async fn query_tokens(&self) -> Result<Array<f32>> {
         let tokens = *self.part(&self.nets.query_tokens, "query_tokens")?;
-        Ok(Array::new(&[1, tokens.rows(), tokens.width()], self.device.read_f32(tokens).await?))
+        Ok(Array::new(&[1, tokens.rows(), tokens.width()], self.device.read_numbers("query_tokens", tokens).await?))
     }
 
     /// The learned query tokens, into the first rows of each sequence of `x`.

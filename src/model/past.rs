@@ -173,6 +173,7 @@ impl PastKeyValues {
                     .chunks(held.capacity * width)
                     .flat_map(|sequence| sequence[..self.len * width].iter().copied())
                     .collect();
+                check_finite("past_key_values", &kept)?;
                 let values = swap_middle(&kept, self.batch, self.len, heads.kv_heads, heads.head_dim);
                 pair.push(Array::new(&[self.batch, heads.kv_heads, self.len, heads.head_dim], values));
             }

@@ -16,6 +16,8 @@ use crate::device::tensor::Storage;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::Checkpoint;
 use crate::files::peft::AdapterWeights;
+use crate::model::calls::Task;
+use crate::model::check::{CheckReport, Checks};
 use crate::model::network::{Network, OnProgress};
 
 /// Losses in a row, nothing being done between them, that end a call; and those by memory that is short, which another
@@ -56,6 +58,7 @@ impl Learning {
 /// A checkpoint's weights on a device, made again where that is lost.
 pub(crate) struct Loaded {
     checkpoint: Rc<Checkpoint>,
+    checks: Rc<Checks>,
     id: u32,
     recover: bool,
     on_recovered: Option<OnRecovered>,
@@ -79,14 +82,16 @@ impl Loaded {
     /// Those of [`Network::load`]; `E_DEVICE_LOST` where the device is lost, and, unless `recover` is false, again and
     /// again.
     pub(super) async fn load(
-        checkpoint: Checkpoint,
+        checkpoint: Rc<Checkpoint>,
+        checks: Rc<Checks>,
         device: Device,
         recover: bool,
         on_recovered: Option<OnRecovered>,
         on_progress: OnProgress<'_>,
     ) -> Result<Loaded> {
         let loaded = Loaded {
-            checkpoint: Rc::new(checkpoint),
+            checkpoint,
+            checks,
             id: fresh_id(),
             recover,
             on_recovered,
@@ -158,14 +163,25 @@ impl Loaded {
         self.losses.set(0);
     }
 
-    /// Runs `call`, again where the device is lost meanwhile.
+    /// What the check of the device found.
+    pub(super) fn check_report(&self) -> CheckReport {
+        self.checks.report(&self.device().info())
+    }
+
+    /// Runs `call`, which does `tasks`, again where the device is lost meanwhile.
     ///
     /// # Errors
-    /// Those of `call`; `E_DEVICE_LOST` and `E_OOM` where the device is lost again and again.
-    pub(crate) async fn run<T>(&self, mut call: impl AsyncFnMut(&Network) -> Result<T>) -> Result<T> {
+    /// Those of `call`; `E_ADAPTER` where the device computes wrongly what the tasks need; `E_DEVICE_LOST` and `E_OOM` where
+    /// it is lost again and again.
+    pub(crate) async fn run<T>(&self, tasks: &[Task], mut call: impl AsyncFnMut(&Network) -> Result<T>) -> Result<T> {
         loop {
             let network = self.network(&mut |_| {}).await?;
-            let error = match call(&network).await {
+            let checked = self.checks.ensure(network.device(), tasks, &mut |_| {}).await;
+            let called = match checked {
+                Ok(()) => call(&network).await,
+                Err(error) => Err(error),
+            };
+            let error = match called {
                 Ok(value) => {
                     self.progress();
                     return Ok(value);
@@ -272,7 +288,7 @@ impl Loaded {
 }
 
 /// Whether an error is the sign of a lost device.
-fn is_loss(error: &Error, device: &Device) -> bool {
+pub(super) fn is_loss(error: &Error, device: &Device) -> bool {
     let sign = matches!(error, Error::DeviceLost { .. } | Error::OutOfMemory { .. } | Error::Gpu { .. });
     sign && device.lost().is_some()
 }

@@ -10,6 +10,8 @@ use crate::device::tensor::{DType, Tensor};
 pub enum Fill {
     /// Floats from -1 to 1, stored as this type.
     Floats(DType),
+    /// F32 from -1 to 1 in so many columns, and zeros behind them.
+    Columns(usize),
     /// F32 from 0.5 to 1.
     Positive,
     /// Any words.
@@ -32,6 +34,13 @@ impl Fill {
             Fill::Floats(DType::F16) => half(random) | half(random) << 16,
             Fill::Floats(DType::BF16) => upper(random) | upper(random) << 16,
             Fill::Floats(_) => float(random).to_bits(),
+            Fill::Columns(columns) => {
+                if i % tensor.width() < columns {
+                    float(random).to_bits()
+                } else {
+                    0
+                }
+            }
             Fill::Positive => (0.5 + 0.5 * random.f32()).to_bits(),
             Fill::Words => random.u32(..),
             Fill::Below(limit) => random.u32(..limit),

@@ -2,10 +2,10 @@
 
 use fastrand::Rng;
 
-use crate::device::Device;
 use crate::device::recording::{Dispatch, Recording, fresh_id};
 use crate::device::tensor::{DType, Tensor};
 use crate::device::wgsl::Access;
+use crate::device::{Device, Plan, Pool, Reading};
 use crate::error::{Error, Result};
 use crate::ops::fill::Fill;
 use crate::weights::layout::BLOCK_ROWS;
@@ -24,6 +24,51 @@ pub struct Trial {
     pub dispatch: Dispatch,
     /// One an operand: also those that are written hold something before.
     fills: Vec<Option<Fill>>,
+}
+
+/// A trial that a device computes.
+pub struct Started {
+    pub trial: Trial,
+    asked: Result<Asked>,
+}
+
+/// What a device was asked, and the way of its answers back.
+struct Asked {
+    readings: Vec<Reading>,
+    _plan: Plan,
+    _pool: Pool,
+}
+
+impl Asked {
+    async fn answers(self, trial: &Trial) -> Result<Vec<Vec<u32>>> {
+        let mut answers = Vec::new();
+        for (tensor, reading) in trial.written().zip(self.readings) {
+            let mut words = vec![0; tensor.size_bytes().div_ceil(4)];
+            reading.finish(&mut bytemuck::cast_slice_mut(&mut words)[..tensor.size_bytes()]).await?;
+            answers.push(words);
+        }
+        Ok(answers)
+    }
+}
+
+impl Started {
+    /// Compares what the device computes with what the reference does meanwhile.
+    ///
+    /// # Errors
+    /// Where the device cannot go on: `E_DEVICE_LOST`, `E_OOM`; and `E_LIMIT`. Whatever else it says is a wrong outcome.
+    pub async fn outcome(self) -> Result<Outcome> {
+        let Started { trial, asked } = self;
+        let found = async {
+            let asked = asked?;
+            let expected = trial.answers(&Device::cpu()).await?;
+            Ok(trial.compare(&expected, &asked.answers(&trial).await?))
+        };
+        match found.await {
+            Ok(outcome) => Ok(outcome),
+            Err(error @ (Error::DeviceLost { .. } | Error::OutOfMemory { .. } | Error::Limit { .. })) => Err(error),
+            Err(error) => Ok(Outcome::Wrong(error.to_string())),
+        }
+    }
 }
 
 /// How a device did.
@@ -73,6 +118,12 @@ impl Trial {
             let tensor = self.tensor(beside);
             self.fill(beside, if tensor.dtype == DType::U32 { Fill::Value(0) } else { Fill::Floats(tensor.dtype) });
         }
+    }
+
+    /// The shapes of the operands, in words.
+    pub fn shapes(&self) -> String {
+        let shapes = self.dispatch.operands.iter().map(|(tensor, _)| format!("{:?}", tensor.shape()));
+        shapes.collect::<Vec<_>>().join(" ")
     }
 
     pub(crate) fn tensor(&self, operand: usize) -> Tensor {
@@ -134,22 +185,18 @@ impl Trial {
     /// Lets `device` and the reference compute it, and compares.
     ///
     /// # Errors
-    /// Where the device cannot go on: `E_DEVICE_LOST`, `E_OOM`; and `E_LIMIT`. Whatever else it says is a wrong outcome.
-    pub async fn run(&self, device: &Device) -> Result<Outcome> {
-        match self.difference(device).await {
-            Ok(outcome) => Ok(outcome),
-            Err(error @ (Error::DeviceLost { .. } | Error::OutOfMemory { .. } | Error::Limit { .. })) => Err(error),
-            Err(error) => Ok(Outcome::Wrong(error.to_string())),
-        }
+    /// As [`Started::outcome`].
+    pub async fn run(self, device: &Device) -> Result<Outcome> {
+        self.start(device).outcome().await
     }
 
-    async fn difference(&self, device: &Device) -> Result<Outcome> {
-        let (expected, found) = (self.answers(&Device::cpu()).await?, self.answers(device).await?);
-        Ok(self.compare(&expected, &found))
+    /// Has `device` begin to compute it.
+    pub fn start(self, device: &Device) -> Started {
+        let asked = self.ask(device);
+        Started { trial: self, asked }
     }
 
-    /// The words of each operand that is written, as a device computes them.
-    pub(crate) async fn answers(&self, device: &Device) -> Result<Vec<Vec<u32>>> {
+    fn ask(&self, device: &Device) -> Result<Asked> {
         let (mut pool, mut random) = (device.uncounted_pool(), Rng::with_seed(SEED));
         for (i, ((tensor, _), fill)) in self.dispatch.operands.iter().zip(&self.fills).enumerate() {
             let name = self.dispatch.kernel.name;
@@ -159,12 +206,16 @@ impl Trial {
         }
         let mut recording = Recording::new();
         recording.dispatches.push(self.dispatch.clone());
-        device.play(&recording)?;
-        let mut answers = Vec::new();
-        for tensor in self.written() {
-            answers.push(device.read_u32(tensor).await?);
-        }
-        Ok(answers)
+        let plan = device.prepare(&recording)?;
+        device.run(&plan)?;
+        let read = |tensor: Tensor| device.reader(tensor.held_bytes())?.start(&[tensor]);
+        let readings = self.written().map(read).collect::<Result<_>>()?;
+        Ok(Asked { readings, _plan: plan, _pool: pool })
+    }
+
+    /// The words of each operand that is written, as a device computes them.
+    pub(crate) async fn answers(&self, device: &Device) -> Result<Vec<Vec<u32>>> {
+        self.ask(device)?.answers(self).await
     }
 
     fn written(&self) -> impl Iterator<Item = Tensor> {

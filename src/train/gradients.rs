@@ -288,7 +288,7 @@ impl Call<'_> {
         let device = self.network.device();
         let Checked { batch, rows, queries, .. } = *self.checked;
         let width = dx.width();
-        let values = device.read_f32(dx).await?;
+        let values = device.read_numbers("the gradient of inputs_embeds", dx).await?;
         if queries > 0 {
             let of_queries: Vec<f32> =
                 values.chunks(rows * width).flat_map(|sequence| &sequence[..queries * width]).copied().collect();
@@ -296,7 +296,7 @@ impl Call<'_> {
         }
         out.tensors.insert("inputs_embeds".into(), Array::new(&[batch, rows, width], values));
         if let (Some(side), Some(given)) = (vision, &self.inputs.vision_hidden_states) {
-            let values = device.read_f32(side.gradient).await?;
+            let values = device.read_numbers("the gradient of vision_hidden_states", side.gradient).await?;
             out.tensors.insert("vision_hidden_states".into(), Array::new(&given.shape, values));
         }
         Ok(())
@@ -316,11 +316,11 @@ impl Loss {
         let sum = |values: Vec<f64>| values.into_iter().sum::<f64>();
         Ok(match self {
             Loss::Mean { losses } => {
-                let losses = device.read_f32(losses).await?;
+                let losses = device.read_numbers("losses", losses).await?;
                 (sum(losses.iter().map(|l| f64::from(*l)).collect()) / losses.len() as f64) as f32
             }
             Loss::Product { last, gradient } => {
-                let last = device.read_f32(last).await?;
+                let last = device.read_numbers("last_hidden_state", last).await?;
                 sum(last.iter().zip(&gradient).map(|(a, b)| f64::from(*a) * f64::from(*b)).collect()) as f32
             }
         })

@@ -152,7 +152,7 @@ impl Stepper {
         let device = &network.device().clone();
         write_batch(device, ready, batch, &rows, share)?;
         device.run(&ready.plan)?;
-        let losses = device.read_f32(ready.losses).await?;
+        let losses = device.read_numbers("losses", ready.losses).await?;
         Ok((losses.iter().map(|l| f64::from(*l)).sum::<f64>() / rows.len() as f64) as f32)
     }
 
@@ -163,7 +163,7 @@ impl Stepper {
 
     /// The norm of all gradients together.
     pub async fn norm(&self) -> Result<f32> {
-        let sums = self.device.read_f32(self.sums).await?;
+        let sums = self.device.read_numbers("the gradients' sum of squares", self.sums).await?;
         Ok(sums.iter().map(|s| f64::from(*s)).sum::<f64>().sqrt() as f32)
     }
 

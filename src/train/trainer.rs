@@ -131,7 +131,7 @@ impl Trainer<'_> {
         }
         if let Some(head) = &learned.lm_head {
             let tensor = values_of(head);
-            let stored = device.read_f32(tensor).await?;
+            let stored = device.read_numbers("lm_head.weight", tensor).await?;
             let element = |i: usize| stored[float_index(i / head.cols, i % head.cols, tensor.width())];
             let values = (0..head.rows * head.cols).map(element).collect();
             weights.saved.insert("lm_head.weight".into(), Array::new(&[head.rows, head.cols], values));
@@ -167,7 +167,7 @@ impl Trainer<'_> {
         for trained in &self.stepper.trained {
             let mut read = [Vec::new(), Vec::new(), Vec::new()];
             for (to, tensor) in read.iter_mut().zip([trained.weight, trained.mean, trained.square]) {
-                *to = device.read_f32(tensor).await?;
+                *to = device.read_numbers("what was trained", tensor).await?;
             }
             tensors.push(read);
         }

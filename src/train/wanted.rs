@@ -110,7 +110,7 @@ pub async fn read_lora(
     a: Tensor,
     b: Tensor,
 ) -> Result<Vec<(String, Array<f32>, Array<f32>)>> {
-    let (all_a, all_b) = (device.read_f32(a).await?, device.read_f32(b).await?);
+    let (all_a, all_b) = (device.read_numbers("A", a).await?, device.read_numbers("B", b).await?);
     let rectangle = |values: &[f32], width: usize, rows: (usize, usize), cols: (usize, usize)| {
         let element = |row: usize, column: usize| values[float_index(row, column, width)];
         let row = |row: usize| (cols.0..cols.0 + cols.1).map(move |column| element(row, column));
@@ -131,7 +131,7 @@ pub async fn read_lora(
 pub async fn read_places(device: &Device, gradients: &DecoderGradients) -> Result<BTreeMap<String, Array<f32>>> {
     let mut out = BTreeMap::new();
     for (name, tensor) in gradients.places.iter() {
-        out.insert(name.to_string(), Array::new(tensor.shape(), device.read_f32(tensor).await?));
+        out.insert(name.to_string(), Array::new(tensor.shape(), device.read_numbers(name, tensor).await?));
     }
     Ok(out)
 }

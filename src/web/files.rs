@@ -1,10 +1,11 @@
-//! A checkpoint's files through two functions of the worker, which knows downloads and their cache.
+//! A checkpoint's files, and notes, through functions of the worker, which knows downloads and storage.
 
 use js_sys::{Array, Function, Promise, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 use crate::error::{Error, Result, printable};
+use crate::files::notes::Notes;
 use crate::files::source::{LocalFuture, Source, is_plain_name};
 use crate::web::values::get;
 
@@ -16,11 +17,33 @@ pub struct Fetched {
 
 impl Fetched {
     async fn call(&self, function: &str, file: &str, args: &[JsValue]) -> Result<JsValue> {
-        let failed = |e: JsValue| error_of(file, &e);
-        let function: Function = Reflect::get(&self.files, &function.into()).map_err(failed)?.unchecked_into();
-        let args: Array = args.iter().collect();
-        let promise: Promise = function.apply(&self.files, &args).map_err(failed)?.unchecked_into();
-        JsFuture::from(promise).await.map_err(failed)
+        call(&self.files, function, args).await.map_err(|e| error_of(file, &e))
+    }
+}
+
+/// What a function of an object resolves to.
+async fn call(of: &JsValue, function: &str, args: &[JsValue]) -> std::result::Result<JsValue, JsValue> {
+    let function: Function = Reflect::get(of, &function.into())?.unchecked_into();
+    let promise: Promise = function.apply(of, &args.iter().collect::<Array>())?.unchecked_into();
+    JsFuture::from(promise).await
+}
+
+/// `note(name)` resolves to a Uint8Array or null, `keep(name, bytes)` to nothing.
+pub struct Kept(pub JsValue);
+
+impl Notes for Kept {
+    fn read<'a>(&'a self, name: &'a str) -> LocalFuture<'a, Option<Vec<u8>>> {
+        Box::pin(async move {
+            let bytes = call(&self.0, "note", &[name.into()]).await.ok()?;
+            Some(bytes.dyn_into::<Uint8Array>().ok()?.to_vec())
+        })
+    }
+
+    fn write<'a>(&'a self, name: &'a str, bytes: &'a [u8]) -> LocalFuture<'a, ()> {
+        Box::pin(async move {
+            // What cannot be kept is found out again.
+            let _ = call(&self.0, "keep", &[name.into(), Uint8Array::from(bytes).into()]).await;
+        })
     }
 }
 

@@ -19,10 +19,12 @@ use crate::device::{Adapter, Device};
 use crate::error::{Error, Result};
 use crate::files::location::Location;
 use crate::generate::check::check_ids;
-use crate::model::{Builder, CAPTION_PROMPT, Generation, Model, PastKeyValues, Piece, Progress, Prompt, Recovered};
+use crate::model::{
+    Builder, CAPTION_PROMPT, CheckReport, Generation, Model, PastKeyValues, Piece, Progress, Prompt, Recovered,
+};
 use crate::panics::in_words;
-use crate::web::files::Fetched;
-use crate::web::options::{generate_options, in_camel_case, kv_cache};
+use crate::web::files::{Fetched, Kept};
+use crate::web::options::{check, generate_options, in_camel_case, kv_cache};
 use crate::web::values::{
     array_to_js, floats_to_js, forward_inputs, get, input_error, int_values, key_values, key_values_to_js, object,
     outputs_to_js, picture, size_to_js, text, whole,
@@ -59,9 +61,9 @@ pub struct WebModel {
     pasts: RefCell<HashMap<usize, PastKeyValues>>,
 }
 
-/// Opens the browser's adapter and loads a checkpoint. `files` as in [`Fetched`]; `gguf` is the name of the GGUF file
+/// Opens the browser's adapter and loads a checkpoint. `files` as in [`Fetched`] and [`Kept`]; `gguf` is the name of the GGUF file
 /// there, or none for a folder of safetensors; `on_progress(bytes, total)` is told of weights that reached the GPU;
-/// `options` are `memoryBudget` in bytes, `kvCache` and `recover`, see [`Builder`]; `on_recovered({ reason, adapter, seconds })`
+/// `options` are `memoryBudget` in bytes, `kvCache`, `check` and `recover`, see [`Builder`]; `on_recovered({ reason, adapter, seconds })`
 /// is told of each recovery.
 #[wasm_bindgen]
 pub async fn load(
@@ -73,7 +75,8 @@ pub async fn load(
     on_recovered: Function,
 ) -> JsResult<WebModel> {
     let model = async {
-        let kv_cache = kv_cache(&options)?;
+        let (kv_cache, check) = (kv_cache(&options)?, check(&options)?);
+        let notes = Kept(files.clone());
         let source = Box::new(Fetched { name, files });
         let location = match gguf {
             Some(file) => Location::Gguf(source, file),
@@ -84,6 +87,7 @@ pub async fn load(
         let mut builder = Builder::new(location).device(&device).on_progress(|Progress { bytes, total }| {
             let _ = on_progress.call2(&JsValue::NULL, &(bytes as f64).into(), &(total as f64).into());
         });
+        builder = builder.check(check).notes(notes);
         builder = builder.recover(get(&options, "recover").and_then(|v| v.as_bool()) != Some(false));
         builder = builder.on_recovered(move |Recovered { reason, adapter, seconds, .. }| {
             let told =
@@ -138,6 +142,7 @@ impl WebModel {
             ("vocabSize", size_to_js(text.vocab_size)),
             ("queryTokens", size_to_js(text.num_query_token)),
             ("maxPositions", size_to_js(text.max_position_embeddings)),
+            ("check", check_to_js(&self.model.check_report())),
         ])
     }
 
@@ -311,6 +316,16 @@ impl WebModel {
         past.truncate(rows);
         Ok((id, past))
     }
+}
+
+fn check_to_js(report: &CheckReport) -> JsValue {
+    let wrong =
+        report.wrong.iter().map(|(kernel, fault)| object(&[("kernel", kernel.into()), ("fault", fault.into())]));
+    object(&[
+        ("tried", size_to_js(report.tried.len())),
+        ("wrong", wrong.collect::<JsArray>().into()),
+        ("text", report.text().map_or(JsValue::NULL, JsValue::from)),
+    ])
 }
 
 fn generation_to_js(generation: Generation) -> JsValue {

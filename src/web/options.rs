@@ -5,6 +5,7 @@ use wasm_bindgen::prelude::*;
 
 use crate::error::{Error, Result, printable};
 use crate::generate::options::{GenerateOptions, KvCacheType, OptionField, Takes};
+use crate::model::Check;
 use crate::web::values::{get, input_error};
 
 /// The names that [`generate_options`] takes; a test holds the TypeScript declarations to them.
@@ -37,6 +38,19 @@ pub fn generate_options(from: &JsValue) -> Result<GenerateOptions> {
 pub fn kv_cache(from: &JsValue) -> Result<Option<KvCacheType>> {
     let word = get(from, "kvCache").map(|value| value.as_string().unwrap_or_default());
     Ok(GenerateOptions::parse(word.as_deref().map(|word| ("kv_cache", word)))?.kv_cache)
+}
+
+/// Whether the GPU is checked, as `check` says: `on` where it says nothing.
+///
+/// # Errors
+/// `E_INPUT` for another word.
+pub fn check(from: &JsValue) -> Result<Check> {
+    match get(from, "check").map(|value| value.as_string().unwrap_or_default()).as_deref() {
+        None | Some("on") => Ok(Check::On),
+        Some("off") => Ok(Check::Off),
+        Some("again") => Ok(Check::Again),
+        Some(_) => input_error("check: expected \"on\", \"off\" or \"again\"".into()),
+    }
 }
 
 /// A message with the names of options as JavaScript writes them.

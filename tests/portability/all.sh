@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Everything that can be known of GPUs and systems that are not there: minutes, 5 GB, and root for the Debian 13 of debian.sh.
 #   all.sh          all of it
-#   all.sh PART...  some: quick tables hlsl windows scripts
+#   all.sh PART...  some: quick check tables hlsl windows scripts
 # QLLAMA_FIRST_CAPTION_MS is the most that a first caption may take on Wine's Direct3D 12, 7000 where it is not set.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 here=$root/tests/portability
 parts=("$@")
-[ $# != 0 ] || parts=(quick tables hlsl windows scripts)
+[ $# != 0 ] || parts=(quick check tables hlsl windows scripts)
 qllama=$root/target/debug/qllama
 cat=$root/models/emoji-tiny/pictures/noto-cat.png dog=$root/models/emoji-tiny/pictures/noto-dog.png
 
@@ -45,6 +45,8 @@ for part in "${parts[@]}"; do
   since=$SECONDS
   case $part in
     quick) "$here/quick.sh" ;;
+    # Every kernel of the demo model under Vulkan's validation layer.
+    check) cargo build --locked --quiet --manifest-path "$root/Cargo.toml" && "$here/validate.sh" "$qllama" check ;;
     tables) "$here/debian.sh" make && "$here/tables.sh" ;;
     hlsl) "$here/debian.sh" make && "$here/windows.sh" hlsl ;;
     windows) "$here/debian.sh" make && cargo build --locked --quiet --manifest-path "$root/Cargo.toml" && windows ;;

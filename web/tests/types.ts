@@ -14,6 +14,7 @@ export async function all(file: File, canvas: HTMLCanvasElement, image: HTMLImag
     memoryBudget: 1e9,
     kvCache: 'f16',
     recover: true,
+    check: 'again',
   });
   const stopListening: () => void = model.on('recovered', ({ reason, adapter, seconds }: Recovered) => console.log(reason.trim(), adapter.trim(), seconds + 1));
   stopListening();

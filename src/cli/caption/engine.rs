@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use qllama::{GenerateInputs, GenerateOptions, Generation, Opened, Prompt, Result};
 
-use crate::common::{load, prompt_ids};
+use crate::common::prompt_ids;
 use crate::many::list::Listed;
 use crate::many::read::{Next, Pictures, Ready};
 
@@ -58,7 +58,7 @@ impl<O: Output> Engine<O> {
         let input_ids = Some(prompt_ids(&opened, &job.prompt)?);
         let inputs = GenerateInputs { input_ids, pixel_values, ..Default::default() };
         opened.check_generate(&inputs, &job.options)?;
-        let model = load(opened)?;
+        let model = opened.load()?;
         let prompt = Prompt::from(&*job.prompt);
         let size = job.batch_size.map_or_else(|| model.batch_size(&prompt, &job.options), Ok)?;
         let mut batch = model.batch(prompt, &job.options, size)?;

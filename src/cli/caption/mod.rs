@@ -19,7 +19,7 @@ use self::engine::Texts;
 use self::ledger::Keep;
 use self::run::{Job, Where};
 use self::sink::Sidecars;
-use crate::common::{Common, Pictures, load, prompt_ids};
+use crate::common::{Common, Pictures, prompt_ids};
 use crate::generation::GenerationArgs;
 use crate::many::list::Filter;
 use crate::many::names::name_of;
@@ -188,7 +188,7 @@ fn lone(args: &Args, path: PathBuf) -> Result<()> {
     let pictures = Pictures::open(&opened, std::slice::from_ref(&path), args.ignore_orientation)?;
     let inputs = GenerateInputs { input_ids: Some(prompt), pixel_values: pictures.first(), ..Default::default() };
     opened.check_generate(&inputs, &options)?;
-    let model = load(opened)?;
+    let model = opened.load()?;
     let live = !args.common.json && options.num_beams == 1;
     let found = model.generate_from(&inputs, &options, &mut |piece| {
         if live {

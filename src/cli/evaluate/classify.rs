@@ -10,7 +10,7 @@ use super::captions::Resize;
 use super::pictures::embed_all;
 use super::retrieval::embed_texts;
 use super::templates::IMAGENET;
-use crate::common::{Common, load, modes};
+use crate::common::{Common, modes};
 use crate::index::product::{normalise, top};
 use crate::many::names::base_name;
 use crate::out::{self, say};
@@ -52,7 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     let opened = args.common.open()?;
     opened.tokenizer()?;
     let preprocessor = args.resize.of(opened.preprocessor());
-    let model = load(opened)?;
+    let model = opened.load()?;
     let mut columns = Vec::new();
     for (class, name) in names.iter().enumerate() {
         if class > 0 && class.is_multiple_of(100) {

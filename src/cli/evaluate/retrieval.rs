@@ -10,7 +10,7 @@ use serde_json::json;
 use super::annotations::{self, Annotated};
 use super::captions::Resize;
 use super::pictures::embed_all;
-use crate::common::{Common, load, modes};
+use crate::common::{Common, modes};
 use crate::index::product::{Hit, multiply, normalise, top};
 use crate::out::say;
 
@@ -53,7 +53,7 @@ pub fn run(args: Args) -> Result<()> {
     let opened = args.common.open()?;
     opened.tokenizer()?;
     let preprocessor = args.resize.of(opened.preprocessor());
-    let model = load(opened)?;
+    let model = opened.load()?;
     let by = if args.mode == Mode::C { Mode::C } else { Mode::G };
     let paths: Vec<PathBuf> = pictures.iter().map(|picture| picture.path.clone()).collect();
     let mut rows = embed_all(&model, &paths, by, preprocessor)?;

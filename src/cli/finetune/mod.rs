@@ -19,7 +19,7 @@ use qllama::{ALL_TARGETS, Error, Lesson, Model, Result, Schedule, StepReport, Ta
 
 use self::data::Pair;
 use self::views::Views;
-use crate::common::{Common, load};
+use crate::common::Common;
 use crate::many::names::base_name;
 use crate::out::{self, say};
 
@@ -125,7 +125,7 @@ pub fn run(args: Args) -> Result<()> {
     args.check()?;
     let pairs = data::read(&args.data, true)?;
     let keep = args.keep.as_ref().map(|path| data::read(path, false)).transpose()?.unwrap_or_default();
-    let mut model = load(args.common.open()?)?;
+    let mut model = args.common.open()?.load()?;
     let (learn, held) = see_all(&args, &model, &pairs, Side::Learn)?;
     let (kept, _) = if keep.is_empty() { Default::default() } else { see_all(&args, &model, &keep, Side::Keep)? };
     let lesson = Lesson::new(learn, kept, args.batch_size, args.seed)?;

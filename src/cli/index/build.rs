@@ -13,7 +13,7 @@ use qllama::{Error, Mode, Model, Opened, PixelValues, Result};
 use super::file::{About, Entry, FORMAT, Index, Lock, beside, letter};
 use super::product::normalise;
 use super::{file, fingerprint};
-use crate::common::{Common, load, modes};
+use crate::common::{Common, modes};
 use crate::many::list::{self, Counts, Filter, IsDone, Listed, Place, Plan};
 use crate::many::names::base_name;
 use crate::many::names::count;
@@ -204,7 +204,7 @@ impl Run<'_> {
             if !group.is_empty() {
                 // The weights are not read before there is a picture.
                 if let Some(opened) = opened.take() {
-                    let loaded = load(opened)?;
+                    let loaded = opened.load()?;
                     most = loaded.pictures_at_once()?;
                     model = Some(loaded);
                     self.progress.begin();

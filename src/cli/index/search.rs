@@ -8,7 +8,7 @@ use super::file::{Index, find};
 use super::page::{self, Found};
 use super::product::{normalise, top};
 use super::{file, fingerprint};
-use crate::common::{Common, load, modes};
+use crate::common::{Common, modes};
 use crate::many::names::base_name;
 use crate::many::names::name_of;
 use crate::out::{self, say};
@@ -63,7 +63,7 @@ pub fn run(args: Args) -> Result<()> {
     let rows = index.rows(&path, args.mode)?;
     let picture =
         args.image.as_ref().map(|path| Picture::open_as_stored(path, !args.ignore_orientation)).transpose()?;
-    let model = load(opened)?;
+    let model = opened.load()?;
     let mut query = match (&picture, &args.text) {
         (Some(picture), _) => model.embed_picture(picture, args.mode)?,
         (None, Some(text)) => model.embed_text(text)?,

@@ -276,6 +276,13 @@ impl Gpu {
         self.faults.check(&self.device)
     }
 
+    /// Starts a plan that may take long.
+    pub(crate) async fn run_long(&self, plan: &GpuPlan) -> Result<()> {
+        self.faults.check(&self.device)?;
+        self.submissions.run_long(plan).await?;
+        self.faults.check(&self.device)
+    }
+
     /// Starts a plan, and the way of what it leaves in some tensors back.
     pub(crate) fn run_and_read(&self, plan: &GpuPlan, reader: &GpuReader, tensors: &[Tensor]) -> Result<GpuReading> {
         self.faults.check(&self.device)?;

@@ -99,6 +99,20 @@ impl Submissions {
         (pace.most, pace.limit) = (cost, cost);
     }
 
+    /// Starts a plan, however long it is, as [`Submissions::run`] does: also in a browser no more than two submissions'
+    /// time is queued, so that the speed is known while the rest is cut.
+    pub(super) async fn run_long(&self, plan: &GpuPlan) -> Result<()> {
+        let mut cutter = Cutter::new(&plan.uncut);
+        while !cutter.is_done() {
+            let submission = cutter.submission(self.pace.lock().unwrap().limit);
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            self.encode(&mut encoder, plan, &submission);
+            self.await_room(submission.cost).await?;
+            self.submit(encoder.finish(), submission.cost)?;
+        }
+        Ok(())
+    }
+
     /// Starts a plan; `last` may add to its last submission. Returns that submission. Waits where more than two
     /// submissions' time is queued, so that the speed is known early; in a browser nothing waits here.
     pub(super) fn run(
@@ -152,8 +166,29 @@ impl Submissions {
             if cfg!(target_arch = "wasm32") {
                 pace.settle(Instant::now(), true);
             }
+            let waiting = std::mem::take(&mut pace.waiting);
+            drop(pace);
+            waiting.into_iter().for_each(|tell| tell(()));
         });
         Ok(index)
+    }
+
+    /// As [`Submissions::make_room`], to be awaited; in a browser, too.
+    async fn await_room(&self, cost: u64) -> Result<()> {
+        self.make_room(cost)?;
+        loop {
+            let ended = {
+                let mut pace = self.pace.lock().unwrap();
+                if pace.oldest_beyond(cost).is_none() {
+                    return Ok(());
+                }
+                let (tell, ended) = self.faults.answer();
+                pace.waiting.push(Box::new(tell));
+                ended
+            };
+            let _ = ended.await;
+            self.check()?;
+        }
     }
 
     /// Waits for the oldest submissions while those on their way, with one of this cost, take longer than two should.
@@ -216,6 +251,8 @@ struct Pace<I> {
     done: u64,
     costliest: u64,
     submitted: Submitted,
+    /// Told when the next submission has ended.
+    waiting: Vec<Box<dyn FnOnce(()) + Send>>,
 }
 
 impl<I: Clone> Pace<I> {
@@ -229,6 +266,7 @@ impl<I: Clone> Pace<I> {
             done: 0,
             costliest: 0,
             submitted,
+            waiting: Vec::new(),
         }
     }
 

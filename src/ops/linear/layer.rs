@@ -4,7 +4,7 @@ use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::uniform;
 use crate::device::work::Work;
-use crate::ops::examples::{Examples, Op};
+use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::linear::stage::{self, StagedRows, stage};
 use crate::ops::linear::ways::{Kernels, ProductCall, Way};
 use crate::ops::trial::Trial;
@@ -219,6 +219,8 @@ fn trial(t: &mut Trial) {
             _ => {}
         }
     }
+    // Behind the columns, rows that are staged have zeros.
+    t.fill(1, Fill::Columns(t.param("cols")));
     t.fill_matrix(2);
 }
 

@@ -4,7 +4,7 @@ use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::Storage;
 use crate::device::wgsl::uniform;
 use crate::device::work::Work;
-use crate::ops::examples::{Examples, Op};
+use crate::ops::examples::{Examples, Fill, Op};
 use crate::ops::linear::layer::{Epilogue, dot, linear, product_work};
 use crate::ops::linear::silu_gate::{silu, silu_gate};
 use crate::ops::linear::stage::{StagedRows, most_rows, stage, staged_width, storage_for};
@@ -121,6 +121,8 @@ fn trial(t: &mut Trial) {
     t.reshape(0, &[rows, if y.storage == Storage::Buffer { left } else { staged_width(left) }]);
     t.keep_rows(1, rows, 1);
     (2..5).for_each(|operand| t.keep_rows(operand, 2 * left, BLOCK_ROWS));
+    // Behind the columns, rows that are staged have zeros.
+    t.fill(1, Fill::Columns(t.param("cols")));
     t.fill_matrix(2);
 }
 
