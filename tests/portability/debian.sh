@@ -24,8 +24,8 @@ once() {
 base() {
   apt debootstrap=debootstrap
   local mirror
-  # The machine's own mirror, where it says so.
-  mirror=$(sed -nE 's/^(URIs:|deb) *(https?:[^ ]*\/debian\/?)( .*)?$/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1)
+  # The machine's own mirror, where it says so; of the files that may say it, some are not there.
+  mirror=$(sed -nE 's/^(URIs:|deb) *(https?:[^ ]*\/debian\/?)( .*)?$/\2/p' /etc/apt/sources.list /etc/apt/sources.list.d/* 2>/dev/null | head -n 1 || true)
   debootstrap --variant=minbase --include=libvulkan1,mesa-vulkan-drivers,mesa-drm-shim,ca-certificates trixie "$folder" \
     "${mirror:-http://deb.debian.org/debian}" >/dev/null
   cp /etc/resolv.conf /etc/hosts "$folder/etc/"
