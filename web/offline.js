@@ -2,7 +2,7 @@
 // there is none. Models are not its business; files.js keeps those.
 
 const CACHE = 'qllama-page';
-const PAGE = ['./', 'index.html', 'demo.css', 'demo.js', 'icon.svg', 'gallery.json', 'qllama.js', 'errors.js', 'past.js', 'pictures.js', 'place.js', 'values.js', 'worker.js', 'files.js', 'notes.js', 'sha256.js', 'wasm/qllama.js', 'wasm/qllama_bg.wasm'].map(
+const PAGE = ['./', 'index.html', 'demo.css', 'demo.js', 'icon.svg', 'gallery.json', 'qllama.js', 'errors.js', 'hub.js', 'past.js', 'pictures.js', 'place.js', 'values.js', 'worker.js', 'files.js', 'notes.js', 'sha256.js', 'wasm/qllama.js', 'wasm/qllama_bg.wasm'].map(
   (path) => new URL(path, self.registration.scope).href,
 );
 
