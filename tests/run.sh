@@ -13,6 +13,8 @@ fi
 lap 'making ready'
 cargo test --locked
 lap 'cargo test'
+cargo test --locked -p qllama-cli --features parquet --bin qllama caption::
+lap 'cargo test with Parquet'
 tests/fuzz/run.sh 5
 lap 'fuzzing'
 tests/portability/quick.sh

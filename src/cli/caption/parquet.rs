@@ -96,3 +96,76 @@ fn column<T: DataType>(
     column.typed::<T>().write_batch(values, defined, repeated)?;
     column.close()
 }
+
+#[cfg(test)]
+mod tests {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::record::{Field, Row};
+
+    use super::*;
+
+    fn record(image: &str, text: Option<&str>, ids: &[u32]) -> Record {
+        let failed = text.is_none();
+        Record {
+            image: image.into(),
+            text: text.map(String::from),
+            ids: ids.to_vec(),
+            original: text.filter(|text| text.is_empty()).map(|_| "what \"stood\" there\n".into()),
+            error: failed.then(|| "no picture".into()),
+            code: failed.then(|| "E_IMAGE".into()),
+            model: "demo".into(),
+        }
+    }
+
+    /// A column's text, or none.
+    fn text(row: &Row, name: &str) -> Option<String> {
+        match row.get_column_iter().find(|(column, _)| *column == name).expect("a column").1 {
+            Field::Str(text) => Some(text.clone()),
+            Field::Null => None,
+            other => panic!("{name}: {other}"),
+        }
+    }
+
+    fn ids(row: &Row) -> Vec<u32> {
+        match row.get_column_iter().find(|(column, _)| *column == "ids").expect("a column").1 {
+            Field::ListInternal(list) => list
+                .elements()
+                .iter()
+                .map(|id| if let Field::Int(id) = id { *id as u32 } else { panic!("{id}") })
+                .collect(),
+            other => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn rows_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("c.parquet");
+        let rows = || {
+            [
+                record("a/ä 猫.png", Some("a cat"), &[5, 7, 9]),
+                record("b.png", None, &[]),
+                record("c.png", Some(""), &[2]),
+            ]
+        };
+        write(&file, rows().into_iter().map(Ok)).unwrap();
+        let reader = SerializedFileReader::new(std::fs::File::open(&file).unwrap()).unwrap();
+        let found: Vec<Row> = reader.get_row_iter(None).unwrap().map(|row| row.unwrap()).collect();
+        assert_eq!(found.len(), 3);
+        for (row, expected) in found.iter().zip(rows()) {
+            assert_eq!(text(row, "image").as_ref(), Some(&expected.image));
+            assert_eq!(text(row, "text"), expected.text);
+            assert_eq!(text(row, "original"), expected.original);
+            assert_eq!(text(row, "error"), expected.error);
+            assert_eq!(text(row, "code"), expected.code);
+            assert_eq!(text(row, "model").as_ref(), Some(&expected.model));
+            assert_eq!(ids(row), expected.ids);
+        }
+        // No rows are a file, too; an error of the rows is one of the whole.
+        write(&file, std::iter::empty()).unwrap();
+        let reader = SerializedFileReader::new(std::fs::File::open(&file).unwrap()).unwrap();
+        assert_eq!(reader.get_row_iter(None).unwrap().count(), 0);
+        let error = Error::State { reason: "a line of another program".into() };
+        assert!(write(&file, [Ok(record("a", None, &[])), Err(error.clone())].into_iter()) == Err(error));
+    }
+}

@@ -117,7 +117,7 @@ pub fn run(args: Args) -> Result<()> {
             references: picture.texts.iter().map(|text| words(text)).collect(),
         });
     }
-    let known = published::captions(&pictures);
+    let known = published::captions(&args.annotations, &pictures);
     let python = by_python(args.results.as_ref().or(args.output.as_ref()), &pictures);
     tell(&args, all.len(), (bleu4(&all), cider_d(&all)), python, known);
     Ok(())

@@ -146,3 +146,44 @@ fn read_piece(name: &str, path: &Path, offset: u64, size: u64) -> Result<Vec<u8>
     }
     Ok(bytes)
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// A file of the kernel's says that it is empty, and is not when it is read: as a file that grows meanwhile.
+    #[test]
+    fn a_file_that_grows_while_it_is_read_is_refused() {
+        let path = Path::new("/proc/version");
+        assert!(path.metadata().unwrap().is_file() && path.metadata().unwrap().len() == 0);
+        let error = read_file("a.png", path).unwrap_err();
+        let text = error.to_string();
+        assert!(error.code() == "E_IO" && text.contains("a.png") && text.contains("its size changed"), "{text}");
+    }
+
+    /// A picture that another program is writing is read whole or not at all.
+    #[test]
+    fn what_is_read_is_a_whole_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        std::fs::write(&path, vec![0; 1 << 16]).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut file = File::options().append(true).open(&path).unwrap();
+                while !done.load(std::sync::atomic::Ordering::Relaxed) && file.metadata().unwrap().len() < 1 << 26 {
+                    std::io::Write::write_all(&mut file, &[1; 4096]).unwrap();
+                }
+            });
+            for _ in 0..50 {
+                let (before, read) = (path.metadata().unwrap().len(), read_file("a.png", &path));
+                let after = path.metadata().unwrap().len();
+                if let Ok(bytes) = read {
+                    assert!((before..=after).contains(&(bytes.len() as u64)), "{before} {} {after}", bytes.len());
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        assert_eq!(read_file("a.png", &path).unwrap().len() as u64, path.metadata().unwrap().len());
+    }
+}
