@@ -81,7 +81,7 @@ mod train;
 mod web;
 mod weights;
 
-pub use device::{Adapter, Array, Device, DeviceInfo, adapters};
+pub use device::{Adapter, Array, Device, DeviceInfo, Maker, adapters};
 pub use error::{Error, Result};
 pub use files::config::{Config, LlamaConfig, VisionConfig};
 pub use files::location::Location;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use pollster::block_on;
 use qllama::internals::{CROSS, Checkpoint, Footprint, INTERN_VIT, Phase, Residency, Storage};
-use qllama::{Adapter, Config, Device, DeviceInfo, Result};
+use qllama::{Adapter, Config, Device, DeviceInfo, Maker, Result};
 
 use crate::amounts::size;
 use crate::common::Common;
@@ -24,6 +24,7 @@ const PORTABLE: DeviceInfo = DeviceInfo {
     name: String::new(),
     backend: String::new(),
     driver: String::new(),
+    maker: Maker::Other,
     software: false,
     weights: Storage::Buffer,
     max_binding_bytes: 128 << 20,

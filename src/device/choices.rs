@@ -4,9 +4,12 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
+use crate::device::maker::Maker;
+
 /// What is known of a device's ways to compute. Nothing is known at first: then the first way of each op is taken.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub struct Choices {
+    maker: Maker,
     /// Pipelines, in words, that compute wrongly here.
     struck: HashSet<String>,
     /// A call, in words, and the way that is fastest for it, in words.
@@ -14,6 +17,16 @@ pub struct Choices {
 }
 
 impl Choices {
+    /// Nothing is known but who made the device.
+    pub fn of(maker: Maker) -> Choices {
+        Choices { maker, ..Choices::default() }
+    }
+
+    /// Who made the device: the order of an op's ways may depend on it.
+    pub fn maker(&self) -> Maker {
+        self.maker
+    }
+
     /// Strikes a pipeline off: no way that needs it is taken while there is another.
     pub fn strike(&mut self, pipeline: impl fmt::Display) {
         self.struck.insert(pipeline.to_string());

@@ -8,6 +8,7 @@ use crate::device::choices::Choices;
 use crate::device::cpu::{Host, HostPlan};
 use crate::device::gpu::{Gpu, GpuPlan, GpuReader, GpuReading};
 use crate::device::info::DeviceInfo;
+use crate::device::maker::Maker;
 use crate::device::recording::{Recording, fresh_id};
 use crate::device::scratch::share_scratch;
 use crate::device::tensor::{DType, Storage, Tensor};
@@ -61,7 +62,12 @@ impl Device {
     fn new(place: Place) -> Device {
         let (held_bytes, peak_bytes, budget) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(u64::MAX));
         let successor = async_lock::Mutex::new(None);
-        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget, choices: Mutex::default(), successor }))
+        let maker = match &place {
+            Place::Gpu(gpu) => gpu.info().maker,
+            Place::Host(_) => Maker::Other,
+        };
+        let choices = Mutex::new(Arc::new(Choices::of(maker)));
+        Device(Arc::new(Inner { place, held_bytes, peak_bytes, budget, choices, successor }))
     }
 
     /// Whether both name the same place.
@@ -91,6 +97,7 @@ impl Device {
                 name: "CPU executor".into(),
                 backend: "CPU".into(),
                 driver: String::new(),
+                maker: Maker::Other,
                 software: true,
                 weights: Storage::Buffer,
                 max_binding_bytes: u64::MAX,

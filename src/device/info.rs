@@ -1,5 +1,6 @@
 //! What a device tells of itself.
 
+use crate::device::maker::Maker;
 use crate::device::recording::Recording;
 use crate::device::scratch::share_scratch;
 use crate::device::tensor::{Storage, Tensor};
@@ -12,6 +13,7 @@ pub struct DeviceInfo {
     pub backend: String,
     /// The driver and its version, where they are known.
     pub driver: String,
+    pub maker: Maker,
     /// A software adapter's buffers are host memory.
     pub software: bool,
     /// What holds weights, and keys and values while texts are made: `Pieces` on software adapters, `Buffer` elsewhere.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use bytemuck::Pod;
 
 use crate::device::choices::Choices;
+use crate::device::maker::Maker;
 use crate::device::tensor::{DType, Storage, Tensor};
 use crate::device::wgsl::{Access, Binding, Field, Import, Uniform, compose};
 use crate::device::work::Work;
@@ -216,6 +217,11 @@ impl Recording {
             self.scratch.truncate(scratch);
         }
         record(self, last)
+    }
+
+    /// Who made the device that it is for.
+    pub(crate) fn maker(&self) -> Maker {
+        self.choices.maker()
     }
 
     /// A tensor that holds values between dispatches of this recording only. Executors let scratch tensors whose

@@ -19,6 +19,8 @@ pub(crate) mod past;
 #[cfg(test)]
 mod pipelines;
 mod recovery;
+#[cfg(test)]
+mod tables;
 mod verdict;
 
 pub use attention_map::AttentionMap;

@@ -1,6 +1,7 @@
 //! The adapters of this machine, and what they offer.
 
 use crate::device::info::DeviceInfo;
+use crate::device::maker::Maker;
 use crate::device::tensor::Storage;
 
 /// An adapter that could be opened.
@@ -41,6 +42,7 @@ fn device_info(adapter: &wgpu::Adapter) -> DeviceInfo {
     // Browsers do not say which adapters are software; theirs is SwiftShader.
     let software = info.device_type == wgpu::DeviceType::Cpu || info.name.contains("SwiftShader");
     DeviceInfo {
+        maker: Maker::of(info.vendor, &info.name),
         name: info.name,
         backend: format!("{:?}", info.backend),
         driver: [info.driver, info.driver_info].join(" ").trim().into(),

@@ -68,7 +68,8 @@ pub fn linear(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epil
 pub fn linear_into(r: &mut Recording, x: impl Into<StagedRows>, weight: &Matrix, epilogue: Epilogue, y: Tensor) {
     let (x, most) = (x.into(), stage::most_rows(weight.cols));
     let call = ProductCall::new("linear", x.rows(), weight);
-    r.choose(format_args!("{call}"), &Way::all(weight, x.rows()), |r, way| {
+    let ways = Way::all(weight, x.rows(), r.maker());
+    r.choose(format_args!("{call}"), &ways, |r, way| {
         record(r, x, weight, epilogue, y, most, *way);
     });
 }

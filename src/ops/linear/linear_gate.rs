@@ -1,5 +1,6 @@
 //! `y = silu(x Wg^T) * (x Wu^T)`: the first half of LLaMA's MLP (Shazeer, 2020), for weights of every format.
 
+use crate::device::Maker;
 use crate::device::recording::{Call, Dispatch, Kernel, Recording};
 use crate::device::tensor::Storage;
 use crate::device::wgsl::uniform;
@@ -42,11 +43,12 @@ pub fn linear_gate(r: &mut Recording, x: impl Into<StagedRows>, gate_up: &Matrix
 
 fn linear_gate_in(r: &mut Recording, x: StagedRows, gate_up: &Matrix, storage: Storage) -> StagedRows {
     let call = ProductCall::new("linear_gate", x.rows(), gate_up);
-    r.choose(format_args!("{call}"), &ways(gate_up, x.rows(), storage), |r, way| record(r, x, gate_up, storage, *way))
+    let ways = ways(gate_up, x.rows(), storage, r.maker());
+    r.choose(format_args!("{call}"), &ways, |r, way| record(r, x, gate_up, storage, *way))
 }
 
 /// Fast first; the last, none: two kernels one after the other.
-fn ways(gate_up: &Matrix, rows: usize, storage: Storage) -> Vec<Option<Way>> {
+fn ways(gate_up: &Matrix, rows: usize, storage: Storage, maker: Maker) -> Vec<Option<Way>> {
     let one_dispatch = match &gate_up.parts[..] {
         [part] => part.words.storage == storage && rows <= most_rows(gate_up.cols),
         _ => false,
@@ -58,7 +60,7 @@ fn ways(gate_up: &Matrix, rows: usize, storage: Storage) -> Vec<Option<Way>> {
         Way::Tile { outputs, .. } => *outputs == 8,
         Way::Plain => false,
     };
-    let all = if one_dispatch { Way::all(gate_up, rows) } else { Vec::new() };
+    let all = if one_dispatch { Way::all(gate_up, rows, maker) } else { Vec::new() };
     all.into_iter().filter(both_halves).map(Some).chain([None]).collect()
 }
 
