@@ -165,8 +165,7 @@ fn a_device_that_computes_nothing_is_refused() {
     assert!(error.to_string().contains("computes wrongly"), "{error}");
 }
 
-/// The published size, of which no weight is made:
-/// `cargo test --release --lib published_size_is_right -- --ignored --nocapture` tells the seconds.
+/// The published size, of which no weight is made; what it prints has the seconds.
 #[test]
 #[ignore = "compiles every kernel of the published size"]
 fn the_published_size_is_right_too() {
