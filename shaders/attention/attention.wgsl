@@ -33,35 +33,34 @@ fn product(start: u32) -> f32 {
     return sum;
 }
 
-// Where a workgroup stands.
+// Where a workgroup stands: the same for all its invocations, which barriers count on.
 struct Place {
     number: u32,
     batch: u32,
     head: u32,
     row: u32,
-    lane: u32,
 }
 
-fn place_of(number: u32, lane: u32) -> Place {
-    return Place(number, number / p.rows / p.heads, number / p.rows % p.heads, number % p.rows, lane);
+fn place_of(number: u32) -> Place {
+    return Place(number, number / p.rows / p.heads, number / p.rows % p.heads, number % p.rows);
 }
 
 // Puts the scores of the keys from `block` to `end` into `weights`, and into out where those are asked for; returns the
 // highest of this lane.
-fn put_scores(place: Place, keys: Keys, block: u32, end: u32) -> f32 {
+fn put_scores(place: Place, lane: u32, keys: Keys, block: u32, end: u32) -> f32 {
     let head_in_k = p.k_column + place.head / p.heads_per_key * HEAD_DIM;
     var highest = LOWEST;
     // Lanes behind the last key work on it again: software adapters are fast only while all lanes go one way.
     for (var base = block; base < end; base += LANES) {
-        let t = min(base + place.lane, end - 1u);
+        let t = min(base + lane, end - 1u);
         var score = LOWEST;
         if base < keys.limit {
             let product = product(key_row(place.batch, t) * p.k_width + head_in_k);
             score = masked(product, place.batch, place.row, t, keys.before);
         }
         highest = max(highest, score);
-        weights[base - block + place.lane] = score;
-        if PROBABILITIES == 1u && base + place.lane < end {
+        weights[base - block + lane] = score;
+        if PROBABILITIES == 1u && base + lane < end {
             out[place.number * p.out_width + t] = score;
         }
     }
@@ -93,12 +92,12 @@ fn weigh(lane: u32, block: u32, end: u32, highest: f32) -> f32 {
 }
 
 // Scores become probabilities; there are none behind the last key.
-fn put_probabilities(place: Place, keys: u32, highest: f32, sum: f32) {
-    let to_row = place.number * p.out_width;
-    for (var t = place.lane; t < keys; t += LANES) {
+fn put_probabilities(number: u32, lane: u32, keys: u32, highest: f32, sum: f32) {
+    let to_row = number * p.out_width;
+    for (var t = lane; t < keys; t += LANES) {
         out[to_row + t] = weight(out[to_row + t] - highest) / sum;
     }
-    for (var t = keys + place.lane; t < p.out_width; t += LANES) {
+    for (var t = keys + lane; t < p.out_width; t += LANES) {
         out[to_row + t] = 0.0;
     }
 }
@@ -110,7 +109,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if number >= p.count {
         return;
     }
-    let place = place_of(number, lane);
+    let place = place_of(number);
     let keys = keys_of(place.batch, place.row);
     let from_q = (place.batch * p.rows + place.row) * p.q_width + p.q_column + place.head * HEAD_DIM;
     for (var i = lane; i < HEAD_DIM; i += LANES) {
@@ -124,7 +123,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = 0.0;   // of this lane's weights
     for (var block = 0u; block < keys.count; block += BLOCK) {
         let end = min(block + BLOCK, keys.count);
-        let new_highest = max(highest, highest_of(put_scores(place, keys, block, end), lane));
+        let new_highest = max(highest, highest_of(put_scores(place, lane, keys, block, end), lane));
         let shrink = weight(highest - new_highest);
         highest = new_highest;
         sum = sum * shrink + weigh(lane, block, end, highest);
@@ -149,7 +148,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += partial[i];
     }
     if PROBABILITIES == 1u {
-        put_probabilities(place, keys.count, highest, sum);
+        put_probabilities(number, lane, keys.count, highest, sum);
         return;
     }
     let to = ((place.batch * p.rows + place.row) * p.heads + place.head) * HEAD_DIM;
