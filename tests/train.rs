@@ -141,6 +141,17 @@ fn gradients_of_a_given_one() {
     }
 }
 
+/// A fixture's inputs of a step.
+fn batch_of(e: &Expected) -> Batch {
+    Batch {
+        input_ids: e.i64("input_ids"),
+        attention_mask: e.i64("attention_mask"),
+        labels: e.i64("labels"),
+        query_embeds: Some(e.f32("query_embeds")),
+        vision_hidden_states: Some(e.f32("vision_hidden_states")),
+    }
+}
+
 /// Ten steps of AdamW from the published adapter: losses, norms, rates, weights and moments.
 #[test]
 fn ten_steps() {
@@ -158,13 +169,7 @@ fn ten_steps() {
     let source = Folder::open(fixture(folder).join("adapter")).unwrap();
     let start = block_on(AdapterWeights::read(&source)).unwrap();
     let e = Expected::open(folder);
-    let batch = Batch {
-        input_ids: e.i64("input_ids"),
-        attention_mask: e.i64("attention_mask"),
-        labels: e.i64("labels"),
-        query_embeds: Some(e.f32("query_embeds")),
-        vision_hidden_states: Some(e.f32("vision_hidden_states")),
-    };
+    let batch = batch_of(&e);
     for device in [gpu(), Device::cpu()] {
         let mut model = load("tests/data/fixtures/qllama-base", &device);
         let options = TrainerOptions { first_step: 0, steps: 10, warmup: 3, ..Default::default() };
@@ -213,13 +218,7 @@ fn before_name<'a>(weights: &'a AdapterWeights, module: &str) -> &'a str {
 #[test]
 fn a_run_goes_on_as_if_it_had_not_stopped() {
     let e = Expected::open("train-qllama");
-    let batch = Batch {
-        input_ids: e.i64("input_ids"),
-        attention_mask: e.i64("attention_mask"),
-        labels: e.i64("labels"),
-        query_embeds: Some(e.f32("query_embeds")),
-        vision_hidden_states: Some(e.f32("vision_hidden_states")),
-    };
+    let batch = batch_of(&e);
     let device = gpu();
     let options = TrainerOptions { rank: 2, steps: 4, warmup: 1, ..Default::default() };
     let mut model = load("tests/data/fixtures/qllama-base", &device);

@@ -131,12 +131,9 @@ fn place_of(number: u32, row_tiles: u32) -> Place {
     place.first_row = number % row_tiles * ROWS;
     place.head = number / row_tiles % p.heads;
     place.batch = number / row_tiles / p.heads;
-    place.before = 0u;
-    place.keys = p.capacity;
-    if CACHED == 1u {
-        place.before = past[0];
-        place.keys = min(place.before + p.rows, p.capacity);
-    }
+    let keys = keys_of(place.batch, place.first_row);
+    place.before = keys.before;
+    place.keys = keys.count;
     return place;
 }
 

@@ -136,7 +136,7 @@ fn cached(c: &Case, pool: &mut Pool, r: &mut Recording, random: &mut Random, pro
 const SHAPES: [(usize, usize, usize, Heads); 6] = [
     (1, 1, 0, Heads { heads: 1, kv_heads: 1, head_dim: 1 }),
     (2, 7, 0, Heads { heads: 3, kv_heads: 3, head_dim: 20 }),
-    (3, 5, 62, Heads { heads: 6, kv_heads: 2, head_dim: 36 }),
+    (3, 5, 63, Heads { heads: 6, kv_heads: 2, head_dim: 36 }),
     (2, 1, 130, Heads { heads: 2, kv_heads: 1, head_dim: 128 }),
     (2, 3, 1023, Heads { heads: 2, kv_heads: 2, head_dim: 6 }),
     (1, 70, 0, Heads { heads: 1, kv_heads: 1, head_dim: 256 }),
